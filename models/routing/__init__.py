@@ -1,0 +1,1 @@
+"""Coarse network, uncertainty map (Eq. 13) and the router that turns both into expert weights."""

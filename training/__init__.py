@@ -1,0 +1,1 @@
+"""Training of the compact networks from a folder of photographs."""

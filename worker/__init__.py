@@ -1,0 +1,1 @@
+"""The process that runs jobs: preloaded networks behind one RQ queue."""
