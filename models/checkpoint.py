@@ -1,0 +1,72 @@
+"""Checkpoints: safetensors files that carry the configuration of their network as JSON in the metadata."""
+
+import hashlib
+import json
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+Config = TypeVar("Config")
+
+
+def save_checkpoint(
+    path: Path, tensors: dict[str, Tensor], config: object, dtype: torch.dtype | None = None
+) -> None:
+    """Writes `tensors` (floats in `dtype` when given) with `config`, a dataclass. The file appears whole or not at all."""
+    prepared = {
+        name: (t.to(dtype) if dtype is not None and t.is_floating_point() else t).detach().contiguous().cpu()
+        for name, t in tensors.items()
+    }
+    temporary = path.with_suffix(".tmp")
+    save_file(prepared, temporary, metadata={"config": json.dumps(asdict(config))})  # type: ignore[call-overload]
+    temporary.replace(path)
+
+
+def read_config(path: Path, kind: type[Config]) -> Config:
+    """The configuration that the checkpoint was saved with.
+
+    Raises ValueError when the file is no checkpoint of ours, or of another network.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except Exception as error:
+        raise ValueError(f"{path} is not a safetensors file ({error}); fetch or train the checkpoint again") from error
+    if "config" not in metadata:
+        raise ValueError(f"{path} has no configuration in its metadata, so it was not saved by this project")
+    return parse(json.loads(metadata["config"]), kind)
+
+
+def read_tensors(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Every tensor of the file; floats in `dtype`, whatever precision they were stored in."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def parse(value: Any, kind: Any) -> Any:
+    """JSON -> frozen dataclass: lists become tuples, nested dictionaries nested dataclasses."""
+    if is_dataclass(kind) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        unknown = set(value) - {f.name for f in fields(kind)}
+        if unknown:
+            raise ValueError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}: the checkpoint is of another version")  # type: ignore[union-attr]
+        return kind(**{name: parse(item, hints[name]) for name, item in value.items()})  # type: ignore[operator]
+    if get_origin(kind) is tuple and isinstance(value, list):
+        args = get_args(kind)
+        return tuple(parse(item, args[0] if args[-1] is Ellipsis else args[k]) for k, item in enumerate(value))
+    if get_origin(kind) in (Union, UnionType):
+        chosen = next((k for k in get_args(kind) if is_dataclass(k) and isinstance(value, dict)), None)
+        return parse(value, chosen) if chosen else value
+    return value

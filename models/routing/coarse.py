@@ -1,0 +1,92 @@
+"""The coarse super-resolver of `compact`: a residual U-Net on the LR grid, trained by this project.
+
+It plays the part that Real-ESRGAN plays in the paper (Section 3.3): its difference to plain upscaling is the uncertainty
+map (Eq. 13). It is also where the sampler starts. Real-ESRGAN's own networks are in `realesrgan.py`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoarseConfig:
+    """Sizes of the coarse network; level k works on the LR grid reduced by 2**k."""
+
+    widths: tuple[int, ...] = (32, 64, 128)
+    num_blocks: tuple[int, ...] = (1, 2, 4)  # per level, on the way down; the way up has as many, the last level once
+    scale: int = 4
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(x))): the last convolution starts at zero, so a fresh network is the identity."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, padding_mode="zeros")
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, padding_mode="zeros")
+        nn.init.kaiming_normal_(self.conv1.weight, nonlinearity="relu")
+        nn.init.zeros_(self.conv1.bias)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(x), inplace=True))
+
+
+def blocks(width: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
+
+
+class CoarseNetwork(nn.Module):
+    """LR image (B, 3, H, W) in [0, 1] -> coarse SR image (B, 3, 4H, 4W); any H and W, not clamped.
+
+    The answer is the bicubic upscale plus a learned residual, so a fresh network is bicubic upscaling.
+    """
+
+    def __init__(self, config: CoarseConfig):
+        super().__init__()
+        self.config = config
+        widths, counts = config.widths, config.num_blocks
+        self.head = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.encoders = nn.ModuleList(blocks(w, n) for w, n in zip(widths[:-1], counts[:-1], strict=True))
+        self.downs = nn.ModuleList(
+            nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.bottom = blocks(widths[-1], counts[-1])
+        self.ups = nn.ModuleList(
+            nn.Conv2d(b, a * 4, 1) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.decoders = nn.ModuleList(blocks(w, n) for w, n in zip(widths[:-1], counts[:-1], strict=True))
+        self.tail = nn.Conv2d(widths[0], 3 * config.scale**2, 3, padding=1)
+        nn.init.zeros_(self.tail.weight)
+        nn.init.zeros_(self.tail.bias)
+
+    def forward(self, lr_image: Tensor) -> Tensor:
+        height, width = lr_image.shape[-2:]
+        multiple = 2 ** len(self.downs)
+        padded = F.pad(lr_image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        x = self.head(padded - 0.5)
+        skips = []
+        for encoder, down in zip(self.encoders, self.downs, strict=True):
+            x = encoder(x)
+            skips.append(x)
+            x = down(x)
+        x = self.bottom(x)
+        for up, decoder in zip(reversed(self.ups), reversed(self.decoders), strict=True):
+            x = decoder(F.pixel_shuffle(up(x), 2) + skips.pop())
+        scale = self.config.scale
+        residual = F.pixel_shuffle(self.tail(x), scale)[..., : height * scale, : width * scale]
+        return upscale(lr_image, scale) + residual
+
+
+def upscale(lr_image: Tensor, scale: int) -> Tensor:
+    """Bicubic upscaling (a = -0.5, as Pillow's), the Up-Scale of Eq. 13: (B, 3, H, W) -> (B, 3, sH, sW)."""
+    return F.interpolate(lr_image, scale_factor=scale, mode="bicubic", antialias=True, align_corners=False)
+
+
+def coarse_image(network: nn.Module, lr_image: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return network(lr_image).clamp(0, 1)

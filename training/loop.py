@@ -1,0 +1,140 @@
+"""The loop that every training stage shares: schedule, EMA, checkpoints, resume and a log that a person can read."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How long and how fast. A run ends at `num_steps` or after `minutes`, whichever comes first."""
+
+    num_steps: int
+    minutes: float
+    learning_rate: float
+    weight_decay: float = 0.0
+    warmup_steps: int = 100
+    final_fraction: float = 0.02  # learning rate at the end, as a share of the peak (cosine between)
+    ema_decay: float = 0.999
+    gradient_clip: float = 1.0
+    log_every: int = 50
+    validate_minutes: float = 5.0
+
+
+class Ema:
+    """Exponential moving average of the trainable weights; the average is what is validated and shipped."""
+
+    def __init__(self, network: nn.Module, decay: float):
+        self.decay = decay
+        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+        self.num_updates = 0
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        self.num_updates += 1
+        # the short average at the start lets a run that has just begun be validated on something it learned
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        for kept, new in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
+            if kept.is_floating_point():
+                kept.lerp_(new, 1 - decay)
+            else:
+                kept.copy_(new)
+
+
+class Trainer:
+    """Runs `step(network) -> losses` until the schedule ends; the entry "loss" is what is minimised."""
+
+    def __init__(self, network: nn.Module, config: LoopConfig, folder: Path, batch_size: int):
+        self.network, self.config, self.folder, self.batch_size = network, config, folder, batch_size
+        folder.mkdir(parents=True, exist_ok=True)
+        trainable = [p for p in network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            trainable, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        )
+        self.ema = Ema(network, config.ema_decay)
+        self.step_index, self.elapsed = 0, 0.0
+        self.state_path = folder / "state.pt"
+        if self.state_path.exists():
+            self.resume()
+
+    def resume(self) -> None:
+        state = torch.load(self.state_path, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.ema.network.load_state_dict(state["ema"])
+        self.ema.num_updates = state["ema_updates"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step_index, self.elapsed = state["step"], state["elapsed"]
+        print(f"resumed at step {self.step_index}, {self.elapsed / 60:.1f} minutes in", flush=True)
+
+    def save(self) -> None:
+        temporary = self.state_path.with_suffix(".tmp")
+        state = {
+            "network": self.network.state_dict(),
+            "ema": self.ema.network.state_dict(),
+            "ema_updates": self.ema.num_updates,
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step_index,
+            "elapsed": self.elapsed,
+        }
+        torch.save(state, temporary)
+        temporary.replace(self.state_path)
+
+    @property
+    def progress(self) -> float:
+        return min(1.0, max(self.step_index / self.config.num_steps, self.elapsed / (60 * self.config.minutes)))
+
+    def learning_rate(self) -> float:
+        config = self.config
+        warm = min(1.0, (self.step_index + 1) / config.warmup_steps)
+        cosine = config.final_fraction + (1 - config.final_fraction) * 0.5 * (1 + math.cos(math.pi * self.progress))
+        return config.learning_rate * warm * cosine
+
+    def run(
+        self, step: Callable[[nn.Module], dict[str, Tensor]], validate: Callable[[nn.Module], str] | None = None
+    ) -> nn.Module:
+        """Trains to the end and returns the averaged network."""
+        since_log, last_validation, means = time.monotonic(), self.elapsed, dict[str, float]()
+        started = time.monotonic() - self.elapsed
+        while self.progress < 1.0:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate()
+            losses = step(self.network)
+            if not torch.isfinite(losses["loss"]):
+                raise FloatingPointError(f"loss is {losses['loss'].item()} at step {self.step_index}: lower the learning rate")
+            self.optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
+            self.optimizer.step()
+            self.ema.update(self.network)
+            self.step_index += 1
+            self.elapsed = time.monotonic() - started
+            for name, value in losses.items():
+                means[name] = means.get(name, 0.0) + float(value.detach()) / self.config.log_every
+            if self.step_index % self.config.log_every == 0:
+                self.log(means, time.monotonic() - since_log)
+                since_log, means = time.monotonic(), {}
+            if self.elapsed - last_validation > 60 * self.config.validate_minutes:
+                self.save()
+                if validate is not None:
+                    print(f"  validation at step {self.step_index}: {validate(self.ema.network)}", flush=True)
+                last_validation = self.elapsed = time.monotonic() - started
+        self.save()
+        if validate is not None:
+            print(f"  validation at the end: {validate(self.ema.network)}", flush=True)
+        return self.ema.network
+
+    def log(self, means: dict[str, float], seconds: float) -> None:
+        rate = self.config.log_every * self.batch_size / seconds
+        left = self.elapsed / 60 * (1 - self.progress) / max(self.progress, 1e-6)
+        losses = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+        print(
+            f"step {self.step_index:6d}  {losses}  lr {self.learning_rate():.1e}  "
+            f"{rate:.1f} samples/s  {left:.0f} min left",
+            flush=True,
+        )
