@@ -1,0 +1,76 @@
+"""The fusion h = z + sum_m w_m * E_m (Eq. 14) and the encoders that bring each modality to tokens."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.fusion.experts import FusionConfig, ModalityExpert
+from models.fusion.temperature import TemperatureSchedule
+
+
+class MapEncoder(nn.Module):
+    """Rendered map (B, 3, H, W) in [0, 1] -> tokens (B, H/16 * W/16, D), f16 as the paper's VQGAN encoder.
+
+    The paper takes a pretrained VQGAN encoder, one for all maps. This one is shared likewise, far smaller, and learned
+    together with the experts. Whether the paper quantises its features is not said; here they are not.
+    """
+
+    def __init__(self, config: FusionConfig):
+        super().__init__()
+        width = config.map_width
+        self.stem = nn.Conv2d(48, width, 1)
+        self.down1 = nn.Conv2d(width, width, 3, stride=2, padding=1)
+        self.down2 = nn.Conv2d(width, config.width, 3, stride=2, padding=1)
+
+    def forward(self, rendered: Tensor) -> Tensor:
+        x = F.silu(self.stem(F.pixel_unshuffle(rendered - 0.5, 4)))
+        x = self.down2(F.silu(self.down1(x)))
+        return x.flatten(2).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class PreparedFusion:
+    """What does not change over the sampling steps of one image: z, its expert weights, and Q, K, V of every expert."""
+
+    z: Tensor  # (B, P, D)
+    expert_weights: dict[str, Tensor]  # (B, P) each
+    projected: dict[str, tuple[Tensor, Tensor, Tensor]]
+
+
+class ModalityFusion(nn.Module):
+    """Experts, temperatures and encoders of the four visual modalities."""
+
+    def __init__(self, config: FusionConfig, time_width: int):
+        super().__init__()
+        self.config = config
+        self.map_encoder = MapEncoder(config)
+        self.dino_projection = nn.Linear(config.dino_channels, config.width)
+        self.experts = nn.ModuleDict({name: ModalityExpert(config) for name in config.modalities})
+        self.temperature = TemperatureSchedule(time_width, len(config.modalities))
+
+    def tokens(self, name: str, modality: Tensor) -> Tensor:
+        """A modality as (B, L, D): DINO features (B, C, H/16, W/16) or a rendered RGB map (B, 3, H, W)."""
+        if name == "dino":
+            return self.dino_projection(modality.flatten(2).transpose(1, 2))
+        return self.map_encoder(modality)
+
+    def prepare(self, z: Tensor, modalities: dict[str, Tensor], expert_weights: dict[str, Tensor]) -> PreparedFusion:
+        """Everything of Eq. 14 that is free of the timestep. Modalities that are off are simply not in the dictionaries."""
+        projected = {
+            name: self.experts[name].project(z, self.tokens(name, modality))  # type: ignore[operator]
+            for name, modality in modalities.items()
+        }
+        return PreparedFusion(z, {name: expert_weights[name] for name in projected}, projected)
+
+    def temperatures(self, sigma: Tensor, time_embedding: Tensor) -> dict[str, Tensor]:
+        values = self.temperature(sigma, time_embedding)
+        return {name: values[:, m] for m, name in enumerate(self.config.modalities)}
+
+    def fuse(self, prepared: PreparedFusion, temperatures: dict[str, Tensor]) -> Tensor:
+        """h (B, P, D). With every weight at zero it is z."""
+        fused = prepared.z
+        for name, projected in prepared.projected.items():
+            read = self.experts[name].read(projected, temperatures[name])  # type: ignore[operator]
+            fused = fused + prepared.expert_weights[name][..., None] * read
+        return fused

@@ -1,0 +1,64 @@
+"""The router: a small transformer that reads LR patches and their uncertainty and says which expert to trust (Section 3.3)."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PATCH = 4  # LR pixels per token side, 16 at x4
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterConfig:
+    width: int = 96
+    num_heads: int = 3
+    num_layers: int = 2
+    modalities: tuple[str, ...] = ("segmentation", "depth", "edge", "dino")
+
+
+class RouterLayer(nn.Module):
+    def __init__(self, config: RouterConfig):
+        super().__init__()
+        width = config.width
+        self.num_heads = config.num_heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class UncertaintyRouter(nn.Module):
+    """LR image (B, 3, H, W) in [0, 1] and U(x) (B, 1, H/4, W/4) >= 0 -> expert weights, (B, H/4, W/4) per modality in [0, 1].
+
+    Sigmoid per modality: the paper asks for w in [0, 1] and not that the experts compete. The timestep is no input, so
+    the weights of an image are computed once. How U enters is not said: here log(1 + 10 U) joins the pixels of the patch.
+    """
+
+    def __init__(self, config: RouterConfig):
+        super().__init__()
+        self.config = config
+        self.embed = nn.Linear(3 * PATCH**2 + 1, config.width)
+        # positions come from a depthwise convolution, so any image size is like those seen in training
+        self.position = nn.Conv2d(config.width, config.width, 3, padding=1, groups=config.width)
+        self.layers = nn.ModuleList(RouterLayer(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.to_weights = nn.Linear(config.width, len(config.modalities))
+        nn.init.normal_(self.to_weights.weight, std=0.02)
+        nn.init.zeros_(self.to_weights.bias)
+
+    def forward(self, lr_image: Tensor, uncertainty_map: Tensor) -> dict[str, Tensor]:
+        patches = F.pixel_unshuffle(lr_image - 0.5, PATCH)
+        cues = torch.cat([patches, torch.log1p(10 * uncertainty_map)], 1)
+        grid = self.embed(cues.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        grid = grid + self.position(grid)
+        height, width = grid.shape[-2:]
+        x = grid.flatten(2).transpose(1, 2)
+        for layer in self.layers:
+            x = layer(x)
+        weights = self.to_weights(self.norm(x)).sigmoid().unflatten(1, (height, width))
+        return {name: weights[..., m] for m, name in enumerate(self.config.modalities)}
