@@ -1,1 +1,67 @@
 """The contract between the service and the worker: job records, options, queue, blob store, settings."""
+
+from jobs.blobs import BlobStore, input_key, map_key, result_key
+from jobs.connection import REDIS_AWAY, RedisClient, connect
+from jobs.errors import ERROR_KINDS, PROBLEM_TYPE_PREFIX, JobError
+from jobs.heartbeat import HeartbeatRegistry, WorkerHeartbeat
+from jobs.keys import TASK_NAME, is_job_id, new_job_id, queue_name
+from jobs.options import CONTENT_TYPES, MODALITIES, OutputFormat, UpscaleRequest
+from jobs.profiles import PROFILES, Licence, Profile, find_profile
+from jobs.queue import JobQueue
+from jobs.record import (
+    ErrorInfo,
+    InputInfo,
+    JobOutcome,
+    JobRecord,
+    JobStatus,
+    MapInfo,
+    ModelInfo,
+    NewJob,
+    Progress,
+    ResultInfo,
+    Trust,
+)
+from jobs.settings import Settings
+from jobs.store import JobStore, Signal
+
+__all__ = [
+    "CONTENT_TYPES",
+    "ERROR_KINDS",
+    "MODALITIES",
+    "PROBLEM_TYPE_PREFIX",
+    "PROFILES",
+    "REDIS_AWAY",
+    "TASK_NAME",
+    "BlobStore",
+    "ErrorInfo",
+    "HeartbeatRegistry",
+    "InputInfo",
+    "JobError",
+    "JobOutcome",
+    "JobQueue",
+    "JobRecord",
+    "JobStatus",
+    "JobStore",
+    "Licence",
+    "MapInfo",
+    "ModelInfo",
+    "NewJob",
+    "OutputFormat",
+    "Profile",
+    "Progress",
+    "RedisClient",
+    "ResultInfo",
+    "Settings",
+    "Signal",
+    "Trust",
+    "UpscaleRequest",
+    "WorkerHeartbeat",
+    "connect",
+    "find_profile",
+    "input_key",
+    "is_job_id",
+    "map_key",
+    "new_job_id",
+    "queue_name",
+    "result_key",
+]

@@ -1,0 +1,101 @@
+"""The blob store: inputs, results and maps by job id, in a local folder or an object store."""
+
+import errno
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.store import LocalStore, from_url
+
+from jobs import keys
+from jobs.errors import JobError
+
+
+def input_key(job_id: str) -> str:
+    """Where the upload lies, byte for byte as it came."""
+    return f"{_checked(job_id)}/input"
+
+
+def result_key(job_id: str) -> str:
+    """Where the published image lies."""
+    return f"{_checked(job_id)}/result"
+
+
+def map_key(job_id: str, name: str, suffix: str) -> str:
+    """Where one map lies; suffix: "png" (a heat map) or "npy" (float32 (h, w))."""
+    return f"{_checked(job_id)}/maps/{name}.{suffix}"
+
+
+def _checked(job_id: str) -> str:
+    # The id is part of a path: one that is not ours could climb out of the folder.
+    if not keys.is_job_id(job_id):
+        raise JobError("job-not-found", "No job has this id.")
+    return job_id
+
+
+class BlobStore:
+    """Puts, gets and deletes whole blobs; a put is seen whole or not at all."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    @classmethod
+    def open(cls, storage_url: str) -> "BlobStore":
+        """The store at a folder path or a file://, s3://, gs://, az:// or memory:// URL.
+
+        A local folder is made when it is missing. Raises JobError storage-unavailable.
+        """
+        try:
+            parts = urlsplit(storage_url)
+            if parts.scheme in ("", "file"):
+                folder = Path(unquote(parts.path) if parts.scheme else storage_url).absolute()
+                folder.mkdir(parents=True, exist_ok=True)
+                return cls(LocalStore(folder, automatic_cleanup=True))
+            return cls(from_url(storage_url))
+        except (OSError, obstore.exceptions.BaseError) as error:
+            raise JobError("storage-unavailable", f"{storage_url} cannot be opened: {error}") from error
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write `data` under `key`, over what was there. Raises storage-full or storage-unavailable."""
+        try:
+            obstore.put(self._store, key, data)
+        except (OSError, obstore.exceptions.BaseError) as error:
+            raise _storage_error(error) from error
+
+    def get(self, key: str) -> bytes | None:
+        """The bytes under `key`, or None when there are none. Raises JobError storage-unavailable."""
+        try:
+            return bytes(obstore.get(self._store, key).bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, obstore.exceptions.BaseError) as error:
+            raise _storage_error(error) from error
+
+    def keys(self, prefix: str | None = None) -> list[str]:
+        """The keys under the folder `prefix` (without one: all of them)."""
+        try:
+            return [item["path"] for page in obstore.list(self._store, prefix=prefix) for item in page]
+        except (OSError, obstore.exceptions.BaseError) as error:
+            raise _storage_error(error) from error
+
+    def delete_prefix(self, job_id: str) -> int:
+        """Delete all blobs of a job; how many there were."""
+        found = self.keys(_checked(job_id))
+        for key in found:
+            try:
+                obstore.delete(self._store, key)
+            except FileNotFoundError:
+                continue  # another process swept it meanwhile
+            except (OSError, obstore.exceptions.BaseError) as error:
+                raise _storage_error(error) from error
+        return len(found)
+
+
+def _storage_error(error: Exception) -> JobError:
+    is_full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+    # The first line only: the rest is the library's debugging dump, with paths in it.
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if is_full:
+        return JobError("storage-full", "There is no space left for images.", retry_after_seconds=60)
+    return JobError("storage-unavailable", f"The image storage failed: {reason}", retry_after_seconds=10)

@@ -1,0 +1,29 @@
+"""How this project opens Redis, in one place."""
+
+from typing import Any, TypeAlias
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+# redis-py types every command as "answer or awaitable answer", and its stubs disagree with it about generics;
+# no caller could be checked against either. The few calls made here are checked by tests on a real server.
+RedisClient: TypeAlias = Any
+
+# What a caller catches to tell "Redis is away" from a fault of its own.
+REDIS_AWAY: tuple[type[RedisError], ...] = (RedisConnectionError, RedisTimeoutError)
+
+
+def connect(redis_url: str, *, timeout_seconds: float | None = 2.0) -> RedisClient:
+    """A client for `redis_url`; nothing is sent until its first command.
+
+    timeout_seconds: longest wait for one answer. The service keeps it short, so that a lost Redis is a quick
+    503; a worker, which blocks on the queue, passes None.
+    """
+    return Redis.from_url(
+        redis_url,
+        socket_connect_timeout=timeout_seconds,
+        socket_timeout=timeout_seconds,
+        health_check_interval=30,
+    )

@@ -1,0 +1,53 @@
+"""The names of everything this project keeps in Redis."""
+
+import re
+import secrets
+
+TASK_NAME = "worker.tasks.upscale"
+SEQUENCE = "m3esr:sequence"  # counts accepted jobs; their order everywhere
+JOB_INDEX = "m3esr:jobs"  # ZSET job id by sequence, newest listed first
+EXPIRY = "m3esr:expiry"  # ZSET job id by the time its files go, seconds since 1970
+COUNTERS = "m3esr:counters"  # HASH "profile|state|reason" -> jobs ended so
+WORKERS = "m3esr:workers"  # ZSET worker id by the time its heartbeat runs out
+
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def new_job_id() -> str:
+    """An id nobody can guess (128 random bits), of the characters RQ and file names take."""
+    return secrets.token_hex(16)
+
+
+def is_job_id(text: str) -> bool:
+    """Whether `text` could be an id; anything else must reach neither Redis nor the storage."""
+    return _JOB_ID.fullmatch(text) is not None
+
+
+def job_key(job_id: str) -> str:
+    """HASH of one job."""
+    return f"m3esr:job:{job_id}"
+
+
+def queue_name(profile: str) -> str:
+    """Name of the profile's RQ queue: one queue per profile, one queue per worker."""
+    return f"m3esr:{profile}"
+
+
+def waiting_key(profile: str) -> str:
+    """ZSET of the profile's waiting jobs by sequence: position in O(log n), which RQ's list cannot give."""
+    return f"m3esr:waiting:{profile}"
+
+
+def durations_key(profile: str) -> str:
+    """LIST of the last run times of a profile in seconds, newest first."""
+    return f"m3esr:durations:{profile}"
+
+
+def worker_key(worker_id: str) -> str:
+    """STRING with one worker's heartbeat."""
+    return f"m3esr:worker:{worker_id}"
+
+
+def idempotency_key(digest: str) -> str:
+    """STRING with the job an Idempotency-Key led to; digest: of the caller's key."""
+    return f"m3esr:idempotency:{digest}"

@@ -1,0 +1,105 @@
+"""The catalogue of profiles: what a caller may know of each before sending an image."""
+
+from dataclasses import dataclass
+
+from jobs.errors import JobError
+
+
+@dataclass(frozen=True)
+class Licence:
+    """The terms one part of a profile comes under; url is where the operator reads them in full."""
+
+    part: str
+    name: str
+    url: str
+    is_commercial_use_allowed: bool
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One choice of networks. num_steps, cfg_scale: its defaults. reason: why it is not installed."""
+
+    name: str
+    title: str
+    description: str
+    is_installed: bool
+    reason: str
+    max_scale: float
+    num_steps: int
+    cfg_scale: float
+    runs_on: str
+    licences: tuple[Licence, ...]
+
+
+_SD35 = Licence(
+    "Stable Diffusion 3.5 medium", "Stability AI Community License", "https://stability.ai/license", True
+)
+_DIT4SR = Licence(
+    "DiT4SR weights", "non-commercial (see repository)", "https://github.com/Adam-duan/DiT4SR", False
+)
+_DINOV3 = Licence("DINOv3", "DINOv3 License (gated)", "https://github.com/facebookresearch/dinov3", True)
+_SD21 = Licence(
+    "Stable Diffusion 2.1",
+    "CreativeML Open RAIL++-M",
+    "https://huggingface.co/stabilityai/stable-diffusion-2",
+    True,
+)
+_SEESR = Licence("SeeSR weights", "Apache-2.0", "https://github.com/cswry/SeeSR", True)
+
+_NOT_YET = (
+    "Its weights are the operator's to fetch after reading their licences; this version cannot run it yet."
+)
+
+PROFILES: dict[str, Profile] = {
+    "compact": Profile(
+        name="compact",
+        title="Compact",
+        description="The whole method at small size, trained by this project; weights come with it.",
+        is_installed=True,
+        reason="",
+        max_scale=4.0,
+        num_steps=4,
+        cfg_scale=1.0,
+        runs_on="CPU in seconds; any GPU",
+        licences=(Licence("all weights", "Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0", True),),
+    ),
+    "quality": Profile(
+        name="quality",
+        title="Quality (SD3.5 medium, DiT4SR)",
+        description="The large denoiser of the same class, with public backbones.",
+        is_installed=False,
+        reason=_NOT_YET,
+        max_scale=4.0,
+        num_steps=40,
+        cfg_scale=8.0,
+        runs_on="GPU, 24 GB and up",
+        licences=(_SD35, _DIT4SR, _DINOV3),
+    ),
+    "fidelity": Profile(
+        name="fidelity",
+        title="Fidelity (SD2.1, SeeSR)",
+        description="The faithful variant on SeeSR's backbone.",
+        is_installed=False,
+        reason=_NOT_YET,
+        max_scale=4.0,
+        num_steps=50,
+        cfg_scale=5.5,
+        runs_on="GPU, 16 GB and up",
+        licences=(_SD21, _SEESR, _DINOV3),
+    ),
+}
+
+
+def find_profile(name: str) -> Profile:
+    """The profile of that name.
+
+    Raises JobError unknown-profile when the catalogue has none, profile-not-installed when it cannot be run.
+    """
+    profile = PROFILES.get(name)
+    if profile is None:
+        raise JobError("unknown-profile", f"'{name}' is not one of {', '.join(PROFILES)}.", field="profile")
+    if not profile.is_installed:
+        raise JobError(
+            "profile-not-installed", f"'{name}' is not installed. {profile.reason}", field="profile"
+        )
+    return profile

@@ -1,0 +1,71 @@
+"""The queue: hands a job's id to RQ, and answers who waits where without RQ's clean-up."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from jobs import keys
+from jobs.connection import RedisClient
+from jobs.record import JobRecord
+
+# RQ's own copy of a job is of no use once it ran: the record is ours. Its default keeps failures for a year.
+RQ_FAILURE_TTL_SECONDS = 600
+
+
+class JobQueue:
+    """One RQ queue per profile. clock: seconds since 1970."""
+
+    def __init__(
+        self,
+        redis: RedisClient,
+        *,
+        job_timeout_seconds: int = 3_600,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._redis = redis
+        self._job_timeout_seconds = job_timeout_seconds
+        self._clock = clock
+
+    def rq_queue(self, profile: str) -> Any:
+        """The profile's `rq.Queue`, with the JSON serializer (RQ's default is pickle)."""
+        return Queue(keys.queue_name(profile), connection=self._redis, serializer=JSONSerializer)
+
+    def enqueue(self, record: JobRecord, *, at_front: bool = False) -> None:
+        """Hand the job to the workers of its profile; only its id travels."""
+        self.rq_queue(record.profile).enqueue_call(
+            keys.TASK_NAME,
+            args=(record.id,),
+            job_id=record.id,
+            timeout=self._job_timeout_seconds,
+            result_ttl=0,
+            failure_ttl=RQ_FAILURE_TTL_SECONDS,
+            description=keys.TASK_NAME,
+            at_front=at_front,
+        )
+
+    def position(self, record: JobRecord) -> int | None:
+        """How many jobs wait before this one (0: it is next); None when it does not wait. O(log n)."""
+        rank = self._redis.zrank(keys.waiting_key(record.profile), record.id)
+        return None if rank is None else int(rank)
+
+    def eta_seconds(self, record: JobRecord, position: int, num_workers: int) -> float | None:
+        """Expected seconds until this waiting job is done, from the last runs; None while unknown."""
+        durations = [float(raw) for raw in self._redis.lrange(keys.durations_key(record.profile), 0, -1)]
+        if not durations or num_workers < 1:
+            return None
+        mean_seconds = sum(durations) / len(durations)
+        # The workers drain the line side by side, and the job at hand still has to run itself.
+        return round(mean_seconds * (position // num_workers + 1), 1)
+
+    def depth(self, profile: str) -> int:
+        """How many jobs wait."""
+        return int(self._redis.zcard(keys.waiting_key(profile)))
+
+    def oldest_age_seconds(self, profile: str) -> float:
+        """How long the first of the line has waited, in seconds; 0 when nobody waits."""
+        first = self._redis.zrange(keys.waiting_key(profile), 0, 0)
+        created_at = self._redis.hget(keys.job_key(first[0].decode()), "created_at") if first else None
+        return max(0.0, self._clock() - float(created_at)) if created_at else 0.0

@@ -1,0 +1,77 @@
+"""Settings of service and worker, read from the environment with the prefix M3ESR_."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default and its unit; `M3ESR_PORT=9000` sets `port`."""
+
+    model_config = SettingsConfigDict(env_prefix="M3ESR_", frozen=True, extra="ignore")
+
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0", description="Redis or Valkey that holds the jobs."
+    )
+    storage_url: str = Field(
+        default="./var/storage",
+        description="Where images lie: a folder, or a file:// s3:// gs:// az:// memory:// URL.",
+    )
+    host: str = Field(default="127.0.0.1", description="Address the API listens on.")
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="Port the API listens on; 0 takes any free one."
+    )
+    allow_anonymous: bool = Field(
+        default=False,
+        description="Allow an address other than loopback although no API keys are configured.",
+    )
+    profiles: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("compact",),
+        min_length=1,
+        description="Profiles served, comma-separated; the first is the default of a request.",
+    )
+    device: str = Field(default="auto", description="Device of the worker: auto, cpu, cuda or cuda:N.")
+    checkpoint: Path | None = Field(
+        default=None, description="Weights the worker loads instead of those that come with the profile."
+    )
+    max_upload_bytes: int = Field(
+        default=32 * 2**20, gt=0, description="Largest body of POST /v1/upscale, in bytes."
+    )
+    max_input_pixels: int = Field(default=24_000_000, gt=0, description="Largest input image, in pixels.")
+    max_output_pixels: int = Field(default=24_000_000, gt=0, description="Largest output image, in pixels.")
+    max_queue_length: int = Field(
+        default=100, gt=0, description="Jobs that may wait per profile; beyond that POST answers 429."
+    )
+    ttl_seconds: int = Field(
+        default=86_400, ge=60, description="How long a finished job and its images are kept, in seconds."
+    )
+    job_timeout_seconds: int = Field(
+        default=3_600, gt=0, description="Longest run of one job before it is failed, in seconds."
+    )
+    max_attempts: int = Field(
+        default=3, gt=0, description="How often a job is started before it is failed for good."
+    )
+    heartbeat_seconds: int = Field(
+        default=15, gt=2, description="A worker silent for this long is no longer counted, in seconds."
+    )
+    worker_metrics_host: str = Field(default="127.0.0.1", description="Address of the worker's /metrics.")
+    worker_metrics_port: int = Field(
+        default=8001, ge=0, le=65535, description="Port of the worker's /metrics; 0 switches it off."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe level that is logged."
+    )
+
+    @field_validator("profiles", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @property
+    def default_profile(self) -> str:
+        """The profile of a request that names none."""
+        return self.profiles[0]

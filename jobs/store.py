@@ -1,0 +1,238 @@
+"""Job records in Redis: one hash per job, changed only by the scripts of jobs.scripts."""
+
+import time
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any
+
+from jobs import keys, scripts
+from jobs.connection import RedisClient
+from jobs.errors import JobError
+from jobs.record import ErrorInfo, JobOutcome, JobRecord, JobStatus, NewJob, Progress, utc
+
+QUEUE_FULL_RETRY_SECONDS = 10
+# A job that no worker ended in this time is given up, so that nothing is kept for ever.
+GIVE_UP_SECONDS = 7 * 86_400
+# How long an expired job still answers "expired" rather than "never heard of it".
+TOMBSTONE_SECONDS = 86_400
+KEPT_DURATIONS = 32
+
+
+class Signal(StrEnum):
+    """What a worker must do after it reported progress.
+
+    CANCEL: stop and finish the job as canceled. FENCED: stop, publish nothing, another attempt holds the job.
+    """
+
+    CONTINUE = "continue"
+    CANCEL = "cancel"
+    FENCED = "fenced"
+
+
+class JobStore:
+    """Reads and changes job records; a late attempt changes nothing, a final job stays as it is.
+
+    clock: seconds since 1970. Every method may raise the connection errors of redis-py (`REDIS_AWAY`).
+    """
+
+    def __init__(self, redis: RedisClient, *, clock: Callable[[], float] = time.time) -> None:
+        self._redis = redis
+        self._clock = clock
+        self._create = redis.register_script(scripts.CREATE)
+        self._begin = redis.register_script(scripts.BEGIN)
+        self._progress = redis.register_script(scripts.PROGRESS)
+        self._finish = redis.register_script(scripts.FINISH)
+        self._release = redis.register_script(scripts.RELEASE)
+        self._cancel = redis.register_script(scripts.CANCEL)
+        self._delete = redis.register_script(scripts.DELETE)
+        self._expire = redis.register_script(scripts.EXPIRE)
+
+    # --- the caller's side
+
+    def create(self, job: NewJob, *, max_queue_length: int) -> JobRecord:
+        """Accept `job` as queued, at the end of its profile's line. Raises JobError queue-full."""
+        now = self._clock()
+        sequence = self._create(
+            keys=[
+                keys.job_key(job.id),
+                keys.waiting_key(job.profile),
+                keys.JOB_INDEX,
+                keys.EXPIRY,
+                keys.SEQUENCE,
+            ],
+            args=[job.id, job.model_dump_json(), now, now + GIVE_UP_SECONDS, max_queue_length],
+        )
+        if sequence == -1:
+            raise ValueError(f"job id {job.id} is taken")
+        if sequence == 0:
+            raise JobError(
+                "queue-full",
+                f"{max_queue_length} jobs are waiting for '{job.profile}'. Try again later.",
+                retry_after_seconds=QUEUE_FULL_RETRY_SECONDS,
+            )
+        return self.require(job.id)
+
+    def get(self, job_id: str) -> JobRecord | None:
+        """The record, or None when there is none."""
+        fields = self._redis.hgetall(keys.job_key(job_id)) if keys.is_job_id(job_id) else None
+        return _read(fields) if fields else None
+
+    def require(self, job_id: str) -> JobRecord:
+        """The record. Raises JobError job-not-found."""
+        record = self.get(job_id)
+        if record is None:
+            raise JobError("job-not-found", "No job has this id; it may have been deleted.")
+        return record
+
+    def request_cancel(self, job_id: str) -> JobRecord:
+        """End a queued job at once, ask a running one to stop, leave a final one. Raises job-not-found."""
+        record = self.require(job_id)
+        now = self._clock()
+        self._cancel(
+            keys=[keys.job_key(job_id), keys.waiting_key(record.profile), keys.EXPIRY, keys.COUNTERS],
+            args=[job_id, now, now + record.ttl_seconds, _counter(record.profile, JobStatus.CANCELED, "")],
+        )
+        return self.require(job_id)
+
+    def delete(self, job_id: str, *, force: bool = False) -> bool:
+        """Forget a final job (with force: any job); False when there is none, or it may still run."""
+        record = self.get(job_id)
+        if record is None:
+            return False
+        return bool(self._delete(keys=self._places(record), args=[job_id, int(force)]))
+
+    def list_jobs(self, *, limit: int, before: int | None = None) -> list[JobRecord]:
+        """Up to `limit` records, newest first, of those accepted before the one with sequence `before`."""
+        top = "+inf" if before is None else f"({before}"
+        ids = self._redis.zrevrangebyscore(keys.JOB_INDEX, top, "-inf", start=0, num=limit)
+        pipeline = self._redis.pipeline(transaction=False)
+        for job_id in ids:
+            pipeline.hgetall(keys.job_key(job_id.decode()))
+        return [_read(fields) for fields in pipeline.execute() if fields]
+
+    # --- the worker's side
+
+    def begin_attempt(self, job_id: str, attempt_id: str) -> JobRecord | None:
+        """Take the job for one run, away from any earlier attempt; None when it is final or gone."""
+        record = self.get(job_id)
+        if record is None:
+            return None
+        is_held = self._begin(
+            keys=[keys.job_key(job_id), keys.waiting_key(record.profile)],
+            args=[job_id, attempt_id, self._clock()],
+        )
+        return self.get(job_id) if is_held else None
+
+    def report_progress(self, job_id: str, attempt_id: str, progress: Progress) -> Signal:
+        """Tell how far the run is, and learn whether it may go on."""
+        answer = self._progress(keys=[keys.job_key(job_id)], args=[attempt_id, progress.model_dump_json()])
+        return Signal(answer.decode())
+
+    def is_cancel_requested(self, job_id: str) -> bool:
+        """Whether the caller asked a running job to stop."""
+        return bool(self._redis.hexists(keys.job_key(job_id), "cancel_requested"))
+
+    def finish(self, job_id: str, attempt_id: str, status: JobStatus, outcome: JobOutcome) -> bool:
+        """End the job as succeeded, failed or canceled; False (nothing changed) when another attempt has it.
+
+        The count behind `m3esr_jobs_total` moves here and only here, so it counts every job once.
+        """
+        if status not in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED):
+            raise ValueError(f"a run cannot end as {status}")
+        record = self.get(job_id)
+        if record is None:
+            return False
+        reason = outcome.error.code if outcome.error else ""
+        now = self._clock()
+        is_published = self._finish(
+            keys=[
+                keys.job_key(job_id),
+                keys.EXPIRY,
+                keys.COUNTERS,
+                keys.durations_key(record.profile),
+            ],
+            args=[
+                job_id,
+                attempt_id,
+                status.value,
+                outcome.model_dump_json(),
+                now,
+                now + record.ttl_seconds,
+                _counter(record.profile, status, reason),
+                KEPT_DURATIONS,
+            ],
+        )
+        return bool(is_published)
+
+    def fail(self, job_id: str, attempt_id: str, error: JobError) -> bool:
+        """End the job as failed for `error`; False when another attempt holds it."""
+        return self.finish(job_id, attempt_id, JobStatus.FAILED, JobOutcome(error=ErrorInfo.of(error)))
+
+    def release(self, job_id: str, attempt_id: str) -> bool:
+        """Put the job back at its old place; False when another attempt has it. It must be enqueued anew."""
+        record = self.get(job_id)
+        if record is None:
+            return False
+        held = self._release(
+            keys=[keys.job_key(job_id), keys.waiting_key(record.profile)], args=[job_id, attempt_id]
+        )
+        return bool(held)
+
+    # --- housekeeping
+
+    def expire_due(self, *, limit: int = 100) -> list[str]:
+        """Mark up to `limit` jobs whose time is over as expired; their ids, whose files are to be deleted.
+
+        The caller deletes the files before the next call: an id is told once.
+        """
+        now = self._clock()
+        due = [
+            raw.decode() for raw in self._redis.zrangebyscore(keys.EXPIRY, "-inf", now, start=0, num=limit)
+        ]
+        expired = []
+        for job_id in due:
+            record = self.get(job_id)
+            profile = record.profile if record else ""
+            places = [keys.job_key(job_id), keys.waiting_key(profile), keys.JOB_INDEX, keys.EXPIRY]
+            if self._expire(keys=places, args=[job_id, now, TOMBSTONE_SECONDS]):
+                expired.append(job_id)
+        return expired
+
+    def counters(self) -> dict[tuple[str, str, str], int]:
+        """How many jobs ended, by (profile, state, reason); reason is an error code or empty."""
+        counts = {}
+        for name, count in self._redis.hgetall(keys.COUNTERS).items():
+            profile, state, reason = name.decode().split("|")
+            counts[profile, state, reason] = int(count)
+        return counts
+
+    def _places(self, record: JobRecord) -> list[str]:
+        return [keys.job_key(record.id), keys.waiting_key(record.profile), keys.JOB_INDEX, keys.EXPIRY]
+
+
+def _counter(profile: str, status: JobStatus, reason: str) -> str:
+    return f"{profile}|{status.value}|{reason}"
+
+
+def _read(raw: Mapping[bytes, bytes]) -> JobRecord:
+    fields = {name.decode(): value for name, value in raw.items()}
+    base = NewJob.model_validate_json(fields["base"])
+    moments: dict[str, Any] = {
+        name: utc(float(fields[name]))
+        for name in ("created_at", "started_at", "finished_at", "expires_at")
+        if name in fields
+    }
+    if "finished_at" not in moments:
+        moments.pop("expires_at", None)  # until it ends this is only the time it is given up
+    return JobRecord(
+        **dict(base),
+        **moments,
+        status=JobStatus(fields["status"].decode()),
+        sequence=int(fields["sequence"]),
+        version=int(fields["version"]),
+        attempts=int(fields["attempts"]),
+        attempt_id=fields["attempt_id"].decode() if "attempt_id" in fields else None,
+        is_cancel_requested="cancel_requested" in fields,
+        progress=Progress.model_validate_json(fields["progress"]) if "progress" in fields else None,
+        outcome=JobOutcome.model_validate_json(fields["outcome"]) if "outcome" in fields else JobOutcome(),
+    )
