@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, required=True, help="folder made by training.pairs")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--validation", type=Path, help="folder with hr/ and lr_real/")
+    parser.add_argument("--validation-limit", type=int, help="score only this many of its images")
     parser.add_argument("--lpips", type=Path, help="weights of LPIPS-squeeze, .npz")
     parser.add_argument("--lpips-weight", type=float, default=0.0)
     parser.add_argument("--init", type=Path, help="start from this checkpoint")
@@ -61,7 +62,7 @@ def train(args: argparse.Namespace) -> None:
 
     validation = None
     if args.validation and args.lpips:
-        validation = Validation(args.validation, args.lpips, args.out / "samples")
+        validation = Validation(args.validation, args.lpips, args.out / "samples", limit=args.validation_limit)
     loop = LoopConfig(num_steps=args.num_steps, minutes=args.minutes, learning_rate=args.learning_rate)
     trainer = Trainer(network, loop, args.out, args.batch_size)
 

@@ -1,0 +1,53 @@
+"""The whole network as one frozen value; a checkpoint carries it, so one class serves every size."""
+
+from dataclasses import dataclass, field
+
+from models.codec import CodecConfig
+from models.denoising.config import DenoiserConfig
+from models.fusion.experts import FusionConfig
+from models.modalities.config import PerceptionConfig
+from models.modalities.text import TextConfig
+from models.routing.coarse import CoarseConfig
+from models.routing.router import RouterConfig
+
+VISUAL_MODALITIES = ("segmentation", "depth", "edge", "dino")
+MODALITIES = (*VISUAL_MODALITIES, "text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """How `compact` is sampled: a flow from the coarse image plus a little noise (sigma 1) to the SR image (sigma 0)."""
+
+    num_steps: int = 4
+    noise_scale: float = 0.1  # deviation of the noise at sigma 1, in units of the whitened residual
+    shift: float = 1.0
+    tile: int = 24  # latent cells per side, the training crop
+    overlap: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class M3ESRConfig:
+    coarse: CoarseConfig
+    perception: PerceptionConfig
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    router: RouterConfig = field(default_factory=RouterConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    denoiser: DenoiserConfig
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+
+
+COMPACT_DENOISER = DenoiserConfig(
+    sample_size=64,
+    patch_size=2,
+    in_channels=64,
+    out_channels=64,
+    num_layers=6,
+    attention_head_dim=64,
+    num_attention_heads=3,
+    joint_attention_dim=128,
+    pooled_projection_dim=128,
+    pos_embed_max_size=48,
+    dual_attention_layers=(0,),
+    fused=True,
+)

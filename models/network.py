@@ -1,0 +1,138 @@
+"""M3ESR as one network: figure 3 of the paper as the steps of a forward.
+
+Dimension key, the same in every file: B batch  C channels  H W pixels  h w latent grid  P LR patches  L tokens of one
+modality  M modalities  D width  N heads  K head width
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.codec import LappedCodec
+from models.configs import M3ESRConfig
+from models.denoising.transformer import DiffusionTransformer
+from models.fusion.fusion import ModalityFusion, PreparedFusion
+from models.modalities.edge import detect_edges
+from models.modalities.perception import PerceptionNet
+from models.modalities.rendering import render_depth, render_segmentation
+from models.modalities.text import TextEncoder
+from models.routing.coarse import CoarseNetwork, upscale
+from models.routing.router import UncertaintyRouter
+from models.routing.uncertainty import estimate_uncertainty
+
+SCALE = 4
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the extractors see in an LR image (B, 3, H, W), before anything is fused."""
+
+    lr_image: Tensor
+    upscaled: Tensor  # (B, 3, 4H, 4W), Up-Scale(x) of Eq. 13
+    coarse_sr: Tensor  # (B, 3, 4H, 4W) in [0, 1]
+    uncertainty_map: Tensor  # (B, 1, H/4, W/4)
+    modalities: dict[str, Tensor]  # rendered maps (B, 3, 4H, 4W); dino (B, C, H/4, W/4)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One crop, ready to be denoised: all that does not change over the steps."""
+
+    lr_latent: Tensor
+    fusion: PreparedFusion | None  # None: no visual modality, the fused group is absent
+    text_embeddings: Tensor
+    pooled: Tensor
+
+
+class M3ESR(nn.Module):
+    """The parts of the paper, put together; each can be built and tested alone."""
+
+    def __init__(self, config: M3ESRConfig):
+        super().__init__()
+        self.config = config
+        self.codec = LappedCodec(config.codec)
+        self.coarse = CoarseNetwork(config.coarse)
+        self.perception = PerceptionNet(config.perception)
+        self.router = UncertaintyRouter(config.router)
+        self.denoiser = DiffusionTransformer(config.denoiser)
+        self.fusion = ModalityFusion(config.fusion, time_width=config.denoiser.width)
+        self.text_encoder = TextEncoder(config.text)
+
+    def coarse_sr(self, lr_image: Tensor) -> Tensor:
+        return self.coarse(lr_image).clamp(0, 1)
+
+    def latents(self, upscaled: Tensor, coarse_sr: Tensor) -> tuple[Tensor, Tensor]:
+        """(normalised LR latent, whitened residual of the coarse image against it): where the flow starts."""
+        lr_latent = self.codec.encode(upscaled)
+        return self.codec.normalise(lr_latent), self.codec.to_residual(self.codec.encode(coarse_sr), lr_latent)
+
+    def render(self, lr_image: Tensor, coarse_sr: Tensor, names: tuple[str, ...]) -> tuple[dict[str, Tensor], Tensor]:
+        """The modalities asked for, in the form that the fusion takes, and segmentation probabilities (B, S, ., .).
+
+        Segmentation, depth and DINO see the LR image, on which they were trained; Canny sees the coarse image, whose
+        edges are not those of noise.
+        """
+        seen = self.perception(lr_image)
+        size = (coarse_sr.shape[-2], coarse_sr.shape[-1])
+        rendered = {}
+        if "segmentation" in names:
+            rendered["segmentation"] = resize_map(render_segmentation(seen["segmentation"]), size)
+        if "depth" in names:
+            rendered["depth"] = resize_map(render_depth(seen["depth"]), size)
+        if "edge" in names:
+            rendered["edge"] = detect_edges(coarse_sr).expand(-1, 3, -1, -1)
+        if "dino" in names:
+            rendered["dino"] = seen["dino"]
+        return rendered, seen["segmentation"].softmax(1)
+
+    def observe(self, lr_image: Tensor, names: tuple[str, ...]) -> tuple[Observation, Tensor]:
+        """Coarse image, uncertainty and modalities of an LR image whose sides are multiples of 4."""
+        upscaled, coarse_sr = upscale(lr_image, SCALE), self.coarse_sr(lr_image)
+        rendered, probabilities = self.render(lr_image, coarse_sr, names)
+        uncertainty_map = estimate_uncertainty(coarse_sr, upscaled)
+        return Observation(lr_image, upscaled, coarse_sr, uncertainty_map, rendered), probabilities
+
+    def prepare(
+        self,
+        lr_latent: Tensor,
+        lr_image: Tensor,
+        uncertainty_map: Tensor,
+        modalities: dict[str, Tensor],
+        text_ids: Tensor,
+        strengths: dict[str, float] | None = None,
+    ) -> tuple[Prepared, dict[str, Tensor]]:
+        """Routes and projects once per crop. Returns it with the expert weights (B, H/4, W/4) of the modalities given.
+
+        `strengths` scale what a modality contributes; the weights returned are the router's own, in [0, 1].
+        """
+        text_embeddings, pooled = self.text_encoder(text_ids)
+        if not modalities:
+            return Prepared(lr_latent, None, text_embeddings, pooled), {}
+        routed = self.router(lr_image, uncertainty_map)
+        weights = {name: routed[name] for name in modalities}
+        scaled = {name: w.flatten(1) * (strengths or {}).get(name, 1.0) for name, w in weights.items()}
+        z = self.denoiser.embed_latent(lr_latent)
+        fusion = self.fusion.prepare(z, modalities, scaled)
+        return Prepared(lr_latent, fusion, text_embeddings, pooled), weights
+
+    def velocity(self, noisy_latent: Tensor, prepared: Prepared, sigma: Tensor) -> Tensor:
+        """One denoising step's velocity (B, C, h, w) at sigma (B,) in [0, 1]."""
+        timestep = 1000 * sigma
+        fused = None
+        if prepared.fusion is not None:
+            temperatures = self.temperatures(sigma)
+            fused = self.fusion.fuse(prepared.fusion, temperatures)
+        return self.denoiser(
+            noisy_latent, prepared.lr_latent, prepared.text_embeddings, prepared.pooled, timestep, fused
+        )
+
+    def temperatures(self, sigma: Tensor) -> dict[str, Tensor]:
+        """tau_m (B,) per modality at sigma (B,), Eq. 15."""
+        return self.fusion.temperatures(sigma, self.denoiser.time_embedding(1000 * sigma))
+
+
+def resize_map(rendered: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(rendered.shape[-2:]) == size:
+        return rendered
+    return torch.nn.functional.interpolate(rendered, size=size, mode="bilinear", align_corners=False)
