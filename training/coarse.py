@@ -18,7 +18,7 @@ from training.losses import charbonnier, robust_perceptual
 from training.pairs import PairDataset
 from training.validation import Validation
 
-COARSE = CoarseConfig(widths=(32, 64, 128), num_blocks=(1, 3, 6))
+COARSE = CoarseConfig(widths=(32, 64, 128), num_blocks=(1, 2, 4))
 
 
 def main() -> None:
@@ -63,7 +63,14 @@ def train(args: argparse.Namespace) -> None:
     validation = None
     if args.validation and args.lpips:
         validation = Validation(args.validation, args.lpips, args.out / "samples", limit=args.validation_limit)
-    loop = LoopConfig(num_steps=args.num_steps, minutes=args.minutes, learning_rate=args.learning_rate)
+    loop = LoopConfig(
+        num_steps=args.num_steps,
+        minutes=args.minutes,
+        learning_rate=args.learning_rate,
+        ema_decay=0.998,
+        log_every=100,
+        validate_minutes=8,
+    )
     trainer = Trainer(network, loop, args.out, args.batch_size)
 
     def validate(network: nn.Module) -> str:
