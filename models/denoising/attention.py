@@ -63,7 +63,7 @@ class JointAttention(nn.Module):
             setattr(self, name, QKNorm(config.attention_head_dim) if config.qk_norm else nn.Identity())
 
     def forward(self, groups: Groups) -> Groups:
-        """Modulated groups in, projected reads out; from the last block `text` and `fused` come back as None."""
+        """Modulated groups in, projected reads out; the last block returns None for `text` and `fused`."""
         noisy, lr, fused, text = groups
         assert lr is not None  # the LR group enters every block
         image_key = self.norm_k(self.heads(self.to_k(noisy)))

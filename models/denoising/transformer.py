@@ -124,7 +124,7 @@ class DiffusionTransformer(nn.Module):
 
     @torch.no_grad()
     def reset_for_training(self) -> None:
-        """Start values for training from nothing, see `initialise_for_training`; the first velocity is zero."""
+        """Start values for training from nothing (`initialise_for_training`); the first velocity is zero."""
         initialise_for_training(self, self.config.control_conv_scale)
         nn.init.zeros_(self.proj_out.weight)
 
