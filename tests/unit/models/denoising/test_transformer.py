@@ -44,14 +44,30 @@ def test_any_grid_of_whole_patches_works(height, width):
         assert tiny_network()(*tiny_inputs(height, width)).shape == (2, 4, height, width)
 
 
-def test_a_tall_picture_is_not_read_as_a_wide_one():
-    # the MLP's convolution must see the true grid: swapping rows and columns of the LR changes the answer
-    network = tiny_network()
-    noisy, lr, *rest = tiny_inputs(8, 8)
+def test_an_lr_patch_speaks_to_its_own_place_and_its_eight_neighbours():
+    feed_forward = tiny_network().transformer_blocks[0].ff
+    hidden = torch.zeros(1, 4 * 7, 64)
+    hidden[0, 2 * 7 + 5] = 1.0  # row 2, column 5 of a grid 4 high and 7 wide
     with torch.no_grad():
-        tall = network(noisy.reshape(2, 4, 16, 4), lr.reshape(2, 4, 16, 4), *rest)
-        wide = network(noisy.reshape(2, 4, 4, 16), lr.reshape(2, 4, 4, 16), *rest)
-    assert not torch.allclose(tall.reshape(2, -1), wide.reshape(2, -1), atol=1e-3)
+        heard = feed_forward.injection(hidden, (4, 7)) - feed_forward.injection(0 * hidden, (4, 7))
+    places = heard.abs().sum(-1).unflatten(1, (4, 7))[0].nonzero().tolist()
+    assert places == [[row, column] for row in (1, 2, 3) for column in (4, 5, 6)]
+
+
+def test_the_lr_reaches_the_velocity_at_its_own_rows_and_columns():
+    network = tiny_network()
+    network.reset_for_training()
+    torch.nn.init.xavier_uniform_(network.proj_out.weight)
+    for block in network.transformer_blocks:
+        block.norm1.linear.bias.data[5 * 16 : 6 * 16] = 1.0  # opens only the MLP's gate
+        block.ff.control_conv.weight.data[:, :, 0, 1] = 1.0  # listens also to the patch above
+    noisy, lr, *rest = tiny_inputs(8, 14)
+    changed = lr.clone()
+    changed[..., 2:4, 6:8] += 1.0  # the patch in row 1, column 3
+    with torch.no_grad():
+        difference = (network(noisy, changed, *rest) - network(noisy, lr, *rest)).abs().amax((0, 1))
+    patches = torch.nn.functional.max_pool2d(difference[None], 2)[0]
+    assert (patches > 1e-4).nonzero().tolist() == [[1, 3], [2, 3]]
 
 
 @pytest.mark.parametrize(
@@ -104,6 +120,14 @@ def test_started_from_control_the_fused_group_behaves_like_the_lr_group(variant)
         torch.testing.assert_close(streams[f"block{i}.fused"], streams[f"block{i}.control"])
 
 
+def test_a_key_that_was_never_trained_is_not_copied():
+    network = published_network("a", variant="orig", fused=True)
+    network.init_fused_from_control()
+    attention = network.transformer_blocks[0].attn
+    assert torch.equal(attention.to_k_fused.weight, torch.eye(32))
+    assert torch.equal(attention.to_v_fused.weight, attention.to_v_control.weight)
+
+
 def test_gradients_reach_every_fused_parameter_and_the_fused_tokens():
     network, inputs = tiny_network(), tiny_inputs()
     fused = network.embed_latent(inputs[1]).detach().requires_grad_()
@@ -129,7 +153,10 @@ def test_a_network_reset_for_training_starts_at_zero_velocity_and_can_learn():
     network, inputs = tiny_network(), tiny_inputs()
     network.reset_for_training()
     fused = network.embed_latent(inputs[1])
-    assert torch.equal(network(*inputs, fused_tokens=fused), torch.zeros(2, 4, 10, 6))
+    streams = {}
+    velocity = network(*inputs, fused_tokens=fused, record=streams)
+    assert torch.equal(velocity, torch.zeros(2, 4, 10, 6))
+    assert torch.equal(streams["block2.image"], streams["embed.image"])
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     target = inputs[0] - inputs[1]
     losses = []
