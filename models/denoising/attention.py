@@ -1,0 +1,130 @@
+"""Joint attention of the token groups [X noisy ; L LR ; F fused ; C text], with DiT4SR's stacked projections.
+
+Dimension key: B batch  P patches  L text tokens  T tokens of all groups  D width  N heads  K head width
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.denoising.config import DenoiserConfig
+
+CONTROL_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out")
+
+
+class Groups(NamedTuple):
+    """One tensor per token group; None where the group is absent or its value is not needed."""
+
+    noisy: Tensor  # (B, P, D)
+    lr: Tensor | None  # (B, P, D)
+    fused: Tensor | None  # (B, P, D)
+    text: Tensor | None  # (B, L, D)
+
+
+class QKNorm(nn.Module):
+    """Root-mean-square norm over the width of each head."""
+
+    def __init__(self, head_dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(head_dim))
+
+    def forward(self, x_BTNK: Tensor) -> Tensor:
+        # the weight follows the input, so that a query is as wide as its value under autocast
+        return F.rms_norm(x_BTNK, self.weight.shape, self.weight.to(x_BTNK.dtype), eps=1e-6)
+
+
+class JointAttention(nn.Module):
+    """Every group asks, every group answers.
+
+    The noisy group uses the backbone's image projections. The LR group stacks its own ("control") on top of
+    them, the fused group likewise ("fused"). Without text it is the second attention of a dual block; it then
+    still owns text projections, because the published files carry them, but never runs them.
+    """
+
+    def __init__(self, config: DenoiserConfig, *, is_last: bool):
+        super().__init__()
+        width, self.num_heads = config.width, config.num_attention_heads
+        self.is_last = is_last
+        self.lr_key_is_image_key = config.variant == "orig" and config.qk_norm is not None
+        for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj"):
+            setattr(self, name, nn.Linear(width, width))
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        if not is_last:
+            self.to_add_out = nn.Linear(width, width)
+        for name in CONTROL_PROJECTIONS:
+            setattr(self, f"{name}_control", nn.Linear(width, width))
+        if config.fused:
+            # Nothing reads the fused group after the last block, so there it only answers.
+            for name in ("to_k", "to_v") if is_last else CONTROL_PROJECTIONS:
+                setattr(self, f"{name}_fused", nn.Linear(width, width))
+        for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k"):
+            setattr(self, name, QKNorm(config.attention_head_dim) if config.qk_norm else nn.Identity())
+
+    def forward(self, groups: Groups) -> Groups:
+        """Modulated groups in, projected reads out; the last block returns None for `text` and `fused`."""
+        noisy, lr, fused, text = groups
+        assert lr is not None  # the LR group enters every block
+        image_key = self.norm_k(self.heads(self.to_k(noisy)))
+        queries = [
+            self.norm_q(self.heads(self.to_q(noisy))),
+            self.norm_q(self.stacked("to_q", lr, "control")),
+        ]
+        # The released `orig` code normalises the noisy image's key twice and calls it the LR key. Its weights
+        # were trained with that and break without it.
+        lr_key = image_key if self.lr_key_is_image_key else self.stacked("to_k", lr, "control")
+        keys = [image_key, self.norm_k(lr_key)]
+        values = [self.heads(self.to_v(noisy)), self.stacked("to_v", lr, "control")]
+        if fused is not None:
+            if not self.is_last:
+                queries.append(self.norm_q(self.stacked("to_q", fused, "fused")))
+            keys.append(self.norm_k(self.stacked("to_k", fused, "fused")))
+            values.append(self.stacked("to_v", fused, "fused"))
+        if text is not None:
+            if not self.is_last:
+                queries.append(self.norm_added_q(self.heads(self.add_q_proj(text))))
+            keys.append(self.norm_added_k(self.heads(self.add_k_proj(text))))
+            values.append(self.heads(self.add_v_proj(text)))
+        return self.project(self.attend(queries, keys, values), groups)
+
+    def attend(self, queries: list[Tensor], keys: list[Tensor], values: list[Tensor]) -> list[Tensor]:
+        """Softmax over the tokens of all groups; one (B, T, D) per query group."""
+        q_BTNK, k_BTNK, v_BTNK = torch.cat(queries, dim=1), torch.cat(keys, dim=1), torch.cat(values, dim=1)
+        read_BNTK = F.scaled_dot_product_attention(
+            q_BTNK.transpose(1, 2), k_BTNK.transpose(1, 2), v_BTNK.transpose(1, 2)
+        )
+        read_BTD = read_BNTK.transpose(1, 2).flatten(2)
+        return list(read_BTD.split([query.shape[1] for query in queries], dim=1))
+
+    def project(self, reads: list[Tensor], groups: Groups) -> Groups:
+        """Output projections, in the order in which `forward` collected the queries."""
+        remaining = iter(reads)
+        noisy = self.to_out[0](next(remaining))
+        # DiT4SR's "LR residual": the modulated input joins the read before the projection.
+        lr = self.to_out_control(next(remaining) + groups.lr)
+        fused = text = None
+        if groups.fused is not None and not self.is_last:
+            fused = self.to_out_fused(next(remaining) + groups.fused)
+        if groups.text is not None and not self.is_last:
+            text = self.to_add_out(next(remaining))
+        return Groups(noisy, lr, fused, text)
+
+    def stacked(self, name: str, x: Tensor, group: str) -> Tensor:
+        """The group's own projection on top of the image projection of the same `name`: (B, P, N, K)."""
+        return self.heads(getattr(self, f"{name}_{group}")(getattr(self, name)(x)))
+
+    def heads(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD.unflatten(-1, (self.num_heads, -1))
+
+    @torch.no_grad()
+    def init_fused_from_control(self) -> None:
+        """Lets the fused group start as a second LR group."""
+        for name in ("to_k", "to_v") if self.is_last else CONTROL_PROJECTIONS:
+            fused, control = getattr(self, f"{name}_fused"), getattr(self, f"{name}_control")
+            if name == "to_k" and self.lr_key_is_image_key:
+                # `orig` never trained to_k_control (it is still its initial zero): start from the image key.
+                nn.init.eye_(fused.weight)
+                nn.init.zeros_(fused.bias)
+            else:
+                fused.load_state_dict(control.state_dict())
