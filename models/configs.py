@@ -35,6 +35,7 @@ class M3ESRConfig:
     text: TextConfig = field(default_factory=TextConfig)
     denoiser: DenoiserConfig
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    segment_names: tuple[str, ...] = ()  # one per segmentation class for captions, "" for a class without a name
 
 
 COMPACT_DENOISER = DenoiserConfig(

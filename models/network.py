@@ -25,17 +25,6 @@ SCALE = 4
 
 
 @dataclass(frozen=True)
-class Observation:
-    """What the extractors see in an LR image (B, 3, H, W), before anything is fused."""
-
-    lr_image: Tensor
-    upscaled: Tensor  # (B, 3, 4H, 4W), Up-Scale(x) of Eq. 13
-    coarse_sr: Tensor  # (B, 3, 4H, 4W) in [0, 1]
-    uncertainty_map: Tensor  # (B, 1, H/4, W/4)
-    modalities: dict[str, Tensor]  # rendered maps (B, 3, 4H, 4W); dino (B, C, H/4, W/4)
-
-
-@dataclass(frozen=True)
 class Prepared:
     """One crop, ready to be denoised: all that does not change over the steps."""
 
@@ -59,8 +48,10 @@ class M3ESR(nn.Module):
         self.fusion = ModalityFusion(config.fusion, time_width=config.denoiser.width)
         self.text_encoder = TextEncoder(config.text)
 
-    def coarse_sr(self, lr_image: Tensor) -> Tensor:
-        return self.coarse(lr_image).clamp(0, 1)
+    def estimate(self, lr_image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Up-Scale(x), the coarse SR image (both (B, 3, 4H, 4W)) and U(x) (B, 1, H/4, W/4) of Eq. 13."""
+        upscaled, coarse_sr = upscale(lr_image, SCALE), self.coarse(lr_image).clamp(0, 1)
+        return upscaled, coarse_sr, estimate_uncertainty(coarse_sr, upscaled)
 
     def latents(self, upscaled: Tensor, coarse_sr: Tensor) -> tuple[Tensor, Tensor]:
         """(normalised LR latent, whitened residual of the coarse image against it): where the flow starts."""
@@ -77,21 +68,14 @@ class M3ESR(nn.Module):
         size = (coarse_sr.shape[-2], coarse_sr.shape[-1])
         rendered = {}
         if "segmentation" in names:
-            rendered["segmentation"] = resize_map(render_segmentation(seen["segmentation"]), size)
+            rendered["segmentation"] = resize_map(render_segmentation(seen.segmentation), size)
         if "depth" in names:
-            rendered["depth"] = resize_map(render_depth(seen["depth"]), size)
+            rendered["depth"] = resize_map(render_depth(seen.depth), size)
         if "edge" in names:
             rendered["edge"] = detect_edges(coarse_sr).expand(-1, 3, -1, -1)
         if "dino" in names:
-            rendered["dino"] = seen["dino"]
-        return rendered, seen["segmentation"].softmax(1)
-
-    def observe(self, lr_image: Tensor, names: tuple[str, ...]) -> tuple[Observation, Tensor]:
-        """Coarse image, uncertainty and modalities of an LR image whose sides are multiples of 4."""
-        upscaled, coarse_sr = upscale(lr_image, SCALE), self.coarse_sr(lr_image)
-        rendered, probabilities = self.render(lr_image, coarse_sr, names)
-        uncertainty_map = estimate_uncertainty(coarse_sr, upscaled)
-        return Observation(lr_image, upscaled, coarse_sr, uncertainty_map, rendered), probabilities
+            rendered["dino"] = seen.dino
+        return rendered, seen.segmentation.softmax(1)
 
     def prepare(
         self,

@@ -1,0 +1,255 @@
+"""The one door to the networks: load a profile once, then upscale any number of images with it."""
+
+import hashlib
+import math
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from models.checkpoint import read_config, read_tensors, sha256
+from models.colour import correct_colour
+from models.configs import VISUAL_MODALITIES, M3ESRConfig
+from models.denoising.sampling import flow_sigmas
+from models.modalities.caption import describe
+from models.modalities.text import tokenize
+from models.network import M3ESR, SCALE
+from models.region import Region, denoise
+from models.requests import OnProgress, ProgressEvent, UpscaleOptions, UpscaleResult
+from models.resize import resize
+from models.tiling import BlendAccumulator, Tile, plan_tiles
+
+WEIGHTS = Path(__file__).parent / "weights"
+PATCH = 4  # LR pixels per token side
+REGION, REGION_OVERLAP = 32, 4  # tokens per side: 128 LR px, the size that the extractors were trained on
+MIN_SIDE = 16  # LR pixels; smaller images are continued at their border
+SMALLEST_TEXT_SIDE = 128
+
+
+@dataclass
+class Stopwatch:
+    """Seconds per stage, and progress that is told to the caller."""
+
+    on_progress: OnProgress | None
+    num_regions: int
+    num_steps: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    region: int = 0
+
+    @contextmanager
+    def stage(self, name: str, begin: float) -> Any:
+        """Times a stage; `begin` is its place in the region's share of the work, 0..1."""
+        self.tell(name, 0, begin)
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def tell(self, stage: str, step: int, share: float) -> None:
+        if self.on_progress is not None:
+            fraction = min(1.0, (self.region + share) / self.num_regions)
+            self.on_progress(ProgressEvent(stage, step, self.num_steps, fraction))
+
+
+class Upscaler:
+    """A loaded network. Not for two threads at once; it keeps no state between images."""
+
+    def __init__(self, network: M3ESR, tokenizer: Tokenizer, profile: str, source: Path | None = None):
+        self.network = network.eval().requires_grad_(False)
+        self.tokenizer, self.profile, self.source = tokenizer, profile, source
+        self.config: M3ESRConfig = network.config
+        self.sha256 = sha256(source) if source is not None else ""
+
+    @classmethod
+    def load(cls, profile: str = "compact", device: str = "cpu", checkpoint: Path | None = None) -> "Upscaler":
+        """Reads `<profile>.safetensors` and `tokenizer.json` from `checkpoint`, by default the repository's weights.
+
+        Raises ValueError, with what to do, when the profile is unknown or its weights are missing or broken.
+        """
+        folder = checkpoint if checkpoint is not None else WEIGHTS / profile
+        path, vocabulary = folder / f"{profile}.safetensors", folder / "tokenizer.json"
+        for needed in (path, vocabulary):
+            if not needed.exists():
+                raise ValueError(f"profile {profile!r} is not installed: {needed} is missing")
+        network = M3ESR(read_config(path, M3ESRConfig))
+        network.load_state_dict(read_tensors(path))
+        return cls(network.to(resolve_device(device)), Tokenizer.from_file(str(vocabulary)), profile, path)
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.codec.basis.device
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "profile": self.profile,
+            "checkpoint": self.source.name if self.source else "",
+            "sha256": self.sha256,
+            "num_parameters": sum(p.numel() for p in self.network.parameters()),
+            "device": str(self.device),
+            "dtype": "float32",
+        }
+
+    def warm_up(self) -> None:
+        """Runs a small image once, so that the first job does not pay for allocations."""
+        self.upscale(np.full((32, 32, 3), 0.5, np.float32), UpscaleOptions(num_steps=1))
+
+    @torch.inference_mode()
+    def upscale(
+        self, lr_image: NDArray[np.float32], options: UpscaleOptions, on_progress: OnProgress | None = None
+    ) -> UpscaleResult:
+        """lr_image (H, W, 3) in [0, 1], any size from 1x1. Peak memory beyond input and output is that of one region."""
+        if lr_image.ndim != 3 or lr_image.shape[2] != 3 or lr_image.size == 0:
+            raise ValueError(f"lr_image has shape {lr_image.shape}; expected (H, W, 3), alpha is handled apart")
+        height, width = lr_image.shape[:2]
+        lr = torch.from_numpy(np.ascontiguousarray(lr_image, dtype=np.float32)).permute(2, 0, 1)[None].to(self.device)
+        lr = pad_to(lr, max(height, MIN_SIDE), max(width, MIN_SIDE))
+        rows, columns = math.ceil(lr.shape[-2] / PATCH), math.ceil(lr.shape[-1] / PATCH)
+        lr = pad_to(lr, rows * PATCH, columns * PATCH)
+        plan = plan_tiles(rows, columns, REGION, REGION_OVERLAP)
+        num_steps = options.num_steps or self.config.sampler.num_steps
+        watch = Stopwatch(on_progress, len(plan), num_steps)
+        caption, text_ids, null_ids = self.read_text(lr[..., :height, :width], options, watch)
+        noise = self.noise(rows, columns, options.seed)
+        image = BlendAccumulator(plan, rows, columns, REGION_OVERLAP, scale=PATCH * SCALE)
+        maps = BlendAccumulator(plan, rows, columns, REGION_OVERLAP)
+        sigmas = flow_sigmas(num_steps, self.config.sampler.shift)
+        names = tuple(name for name in VISUAL_MODALITIES if options.strength(name) > 0)
+        for index, tile in enumerate(plan):
+            watch.region = index
+            region = Region(crop_tokens(lr, tile, PATCH), crop_tokens(noise, tile, 2), text_ids, null_ids)
+            sr_region, region_maps = self.run_region(region, names, options, sigmas, watch)
+            image.add(tile, sr_region)
+            maps.add(tile, region_maps)
+        watch.region = len(plan) - 1
+        with watch.stage("output", 0.97):
+            # uncertainty comes first in the stack of maps
+            sr = self.finish(image.result(), lr_image, options)
+            stacked = maps.result()[0, :, : math.ceil(height / PATCH), : math.ceil(width / PATCH)].cpu().numpy()
+            found = dict(zip(("uncertainty", *names), stacked, strict=True))
+            trust = measure_trust(sr, lr_image, found["uncertainty"])
+        watch.tell("output", num_steps, 1.0)
+        return UpscaleResult(
+            sr_image=sr,
+            maps=found,
+            temperatures=self.temperatures(sigmas, names),
+            trust=trust,
+            timings=watch.seconds,
+            caption=caption,
+            seed=options.seed,
+            num_steps=num_steps,
+            fusion="trained",
+        )
+
+    def run_region(
+        self, region: Region, names: tuple[str, ...], options: UpscaleOptions, sigmas: Tensor, watch: Stopwatch
+    ) -> tuple[Tensor, Tensor]:
+        """SR image (1, 3, 16 rows, 16 columns) of a region and its maps (1, 1 + M, rows, columns), uncertainty first."""
+        network = self.network
+        with watch.stage("coarse", 0.0):
+            upscaled, coarse_sr, uncertainty_map = network.estimate(region.lr_image)
+        with watch.stage("perception", 0.1):
+            modalities, _ = network.render(region.lr_image, coarse_sr, names) if names else ({}, None)
+        strengths = {name: options.strength(name) for name in names}
+        cfg_scale = options.cfg_scale or 1.0
+
+        def on_step(step: int) -> None:
+            watch.tell("denoising", step, 0.2 + 0.75 * step / watch.num_steps)
+
+        with watch.stage("routing", 0.15):
+            crops = region.prepare(network, upscaled, uncertainty_map, modalities, strengths, cfg_scale)
+        with watch.stage("denoising", 0.2):
+            start, end = denoise(network, region, crops, upscaled, coarse_sr, sigmas, cfg_scale, on_step)
+            sr = coarse_sr + network.codec.decode(network.codec.from_residual(end - start))
+            sr = correct_colour(sr.clamp(0, 1), upscaled, options.color_correction).clamp(0, 1)
+        weights = [crops.expert_weights[name][:, None] for name in names]
+        return sr, torch.cat([uncertainty_map, *weights], 1)
+
+    def read_text(self, lr: Tensor, options: UpscaleOptions, watch: Stopwatch) -> tuple[str, Tensor, Tensor]:
+        """(caption, its token ids (1, L), ids to guide away from). The whole image is captioned, not each region."""
+        negative = tokenize(self.tokenizer, [options.negative_prompt], self.config.text).to(self.device)
+        if options.strength("text") == 0:
+            return "", torch.zeros_like(negative), negative
+        with watch.stage("perception", 0.0):
+            side = max(lr.shape[-2:])
+            size = [max(PATCH, round(s * min(1, SMALLEST_TEXT_SIDE / side) / PATCH) * PATCH) for s in lr.shape[-2:]]
+            overview = resize(lr, (size[0], size[1])).clamp(0, 1)
+            probabilities = self.network.perception(overview).segmentation.softmax(1)[0]
+            found = describe(lr[0], probabilities, self.config.segment_names)
+        caption = ", ".join(part for part in (options.prompt.strip(), found) if part)
+        return caption, tokenize(self.tokenizer, [caption], self.config.text).to(self.device), negative
+
+    def noise(self, rows: int, columns: int, seed: int) -> Tensor:
+        """The noise of the whole image, so that a region's noise does not depend on how the image was cut."""
+        generator = torch.Generator().manual_seed(seed % 2**63)
+        channels = self.config.codec.num_channels
+        return torch.randn(1, channels, 2 * rows, 2 * columns, generator=generator).to(self.device)
+
+    def finish(self, image: Tensor, lr_image: NDArray[np.float32], options: UpscaleOptions) -> NDArray[np.float32]:
+        """Crops the padding, resizes to the size asked for, keeps greyscale grey: (H, W, 3) in [0, 1]."""
+        height, width = lr_image.shape[:2]
+        image = image[..., : height * SCALE, : width * SCALE]
+        target = output_size(width, height, options)
+        if target != (width * SCALE, height * SCALE):
+            image = resize(image, (target[1], target[0])).clamp(0, 1)
+        array = image[0].permute(1, 2, 0).cpu().numpy()
+        if (lr_image[..., 0] == lr_image[..., 1]).all() and (lr_image[..., 0] == lr_image[..., 2]).all():
+            array = np.repeat(array.mean(2, keepdims=True), 3, 2)
+        return np.ascontiguousarray(array)
+
+    def temperatures(self, sigmas: Tensor, names: tuple[str, ...]) -> dict[str, list[float]]:
+        if not names:
+            return {}
+        levels = sigmas[:-1].to(self.device)  # the levels at which the network was asked
+        values = self.network.temperatures(levels)
+        return {"sigma": levels.tolist(), **{name: values[name].tolist() for name in names}}
+
+
+def output_size(width: int, height: int, options: UpscaleOptions) -> tuple[int, int]:
+    """(width, height) [px] of the answer to an image of width x height."""
+    if options.width is not None and options.height is not None:
+        return options.width, options.height
+    return max(1, round(width * options.scale)), max(1, round(height * options.scale))
+
+
+def measure_trust(
+    sr: NDArray[np.float32], lr_image: NDArray[np.float32], uncertainty: NDArray[np.float32]
+) -> dict[str, float | dict[str, float]]:
+    """How well the answer agrees with what was sent [dB], and how the uncertainty is spread."""
+    small = resize(torch.from_numpy(sr).permute(2, 0, 1)[None], (lr_image.shape[0], lr_image.shape[1]))[0]
+    error = float(((small.permute(1, 2, 0).clamp(0, 1).numpy() - lr_image) ** 2).mean())
+    quantiles = np.quantile(uncertainty, (0.1, 0.5, 0.9, 0.99))
+    return {
+        "lr_consistency_psnr": round(min(100.0, -10 * math.log10(max(error, 1e-10))), 3),
+        "uncertainty_quantiles": dict(zip(("p10", "p50", "p90", "p99"), map(float, quantiles), strict=True)),
+    }
+
+
+def pad_to(image: Tensor, height: int, width: int) -> Tensor:
+    return F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), mode="replicate")
+
+
+def crop_tokens(image: Tensor, tile: Tile, cells: int) -> Tensor:
+    """The part of (B, C, H, W) under a tile planned in tokens, `cells` pixels or latent cells each."""
+    top, left = tile.top * cells, tile.left * cells
+    return image[..., top : top + tile.height * cells, left : left + tile.width * cells]
+
+
+def resolve_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is unknown; use auto, cpu or cuda") from error
+
+
+def fingerprint(image: NDArray[np.float32]) -> str:
+    """sha256 of an image's values, for receipts and tests."""
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()

@@ -1,0 +1,105 @@
+"""One region of an image: routed and denoised in overlapping tiles that are blended at every step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from models.denoising.sampling import euler, guide
+from models.network import M3ESR, Prepared
+from models.tiling import BlendAccumulator, Tile, plan_tiles
+
+CELLS = 2  # latent cells per token side
+
+
+@dataclass(frozen=True)
+class Crops:
+    """The tiles of a region as one batch, ready for every step."""
+
+    plan: tuple[Tile, ...]  # in tokens
+    rows: int
+    columns: int
+    overlap: int
+    conditional: Prepared
+    unconditional: Prepared | None  # only with classifier-free guidance
+    expert_weights: dict[str, Tensor]  # (1, rows, columns), blended over the tiles
+
+    def blend(self, values: Tensor, scale: int) -> Tensor:
+        accumulator = BlendAccumulator(self.plan, self.rows, self.columns, self.overlap, scale)
+        for tile, value in zip(self.plan, values.split(1), strict=True):
+            accumulator.add(tile, value)
+        return accumulator.result()
+
+
+@dataclass(frozen=True)
+class Region:
+    lr_image: Tensor  # (1, 3, 4 rows, 4 columns)
+    noise: Tensor  # (1, C, 2 rows, 2 columns)
+    text_ids: Tensor  # (1, L)
+    null_ids: Tensor  # (1, L), guided away from when cfg_scale > 1
+
+    def prepare(
+        self,
+        network: M3ESR,
+        upscaled: Tensor,
+        uncertainty_map: Tensor,
+        modalities: dict[str, Tensor],
+        strengths: dict[str, float],
+        cfg_scale: float,
+    ) -> Crops:
+        """Cuts everything into tiles of the training size, routes them and projects Q, K, V: once for all steps."""
+        sampler = network.config.sampler
+        rows, columns = self.lr_image.shape[-2] // 4, self.lr_image.shape[-1] // 4
+        overlap = sampler.overlap // CELLS
+        plan = plan_tiles(rows, columns, sampler.tile // CELLS, overlap)
+
+        def cut(image: Tensor) -> Tensor:
+            """(1, C, H, W) -> (tiles, C, ., .), whatever the pixels per token."""
+            cells = image.shape[-2] // rows
+            return torch.cat([crop(image, tile, cells) for tile in plan])
+
+        lr_latent = cut(network.codec.normalise(network.codec.encode(upscaled)))
+        tiles = (cut(self.lr_image), cut(uncertainty_map), {n: cut(m) for n, m in modalities.items()})
+        conditional, weights = network.prepare(lr_latent, *tiles, self.text_ids.expand(len(plan), -1), strengths)
+        unconditional = None
+        if cfg_scale > 1:
+            # whether the modalities are dropped beside the text is not said; they are kept, as DiT4SR keeps the LR image
+            text, pooled = network.text_encoder(self.null_ids.expand(len(plan), -1))
+            unconditional = replace(conditional, text_embeddings=text, pooled=pooled)
+        crops = Crops(plan, rows, columns, overlap, conditional, unconditional, {})
+        return replace(crops, expert_weights={n: crops.blend(w[:, None], 1)[:, 0] for n, w in weights.items()})
+
+
+def crop(image: Tensor, tile: Tile, cells: int) -> Tensor:
+    top, left = tile.top * cells, tile.left * cells
+    return image[..., top : top + tile.height * cells, left : left + tile.width * cells]
+
+
+def denoise(
+    network: M3ESR,
+    region: Region,
+    crops: Crops,
+    upscaled: Tensor,
+    coarse_sr: Tensor,
+    sigmas: Tensor,
+    cfg_scale: float,
+    on_step: Callable[[int], None],
+) -> tuple[Tensor, Tensor]:
+    """(start, end) of the flow, both whitened residuals (1, C, h, w): the coarse image's, and the SR image's.
+
+    The flow starts from the coarse image plus noise of deviation `noise_scale`, not from pure noise: what the coarse
+    network knows need not be generated again, so few steps suffice.
+    """
+    _, start = network.latents(upscaled, coarse_sr)
+    noisy = start + network.config.sampler.noise_scale * region.noise
+
+    def velocity(noisy_latent: Tensor, sigma: float) -> Tensor:
+        tiles = torch.cat([crop(noisy_latent, tile, CELLS) for tile in crops.plan])
+        level = torch.full((len(tiles),), sigma, device=tiles.device)
+        predicted = network.velocity(tiles, crops.conditional, level)
+        if crops.unconditional is not None:
+            predicted = guide(network.velocity(tiles, crops.unconditional, level), predicted, cfg_scale)
+        return crops.blend(predicted, CELLS)
+
+    return start, euler(velocity, noisy, sigmas, lambda step, _: on_step(step))

@@ -1,0 +1,72 @@
+"""What a caller may ask of the networks and what they answer: frozen values, free of torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+ColourCorrection = Literal["wavelet", "adain", "none"]
+ALL_MODALITIES = ("segmentation", "depth", "edge", "dino", "text")
+MAX_STEPS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaleOptions:
+    """One request. `modalities` maps names to strengths in [0, 2]; absent or 0 is off. Raises ValueError on bad values."""
+
+    width: int | None = None  # exact output size [px]; both or neither, else `scale`
+    height: int | None = None
+    scale: float = 4.0  # in (0, 4]
+    prompt: str = ""
+    negative_prompt: str = ""  # read only when cfg_scale is above 1
+    num_steps: int | None = None  # None: the profile's default
+    cfg_scale: float | None = None  # 1 or None: no classifier-free guidance
+    seed: int = 0
+    modalities: dict[str, float] = field(default_factory=lambda: dict.fromkeys(ALL_MODALITIES, 1.0))
+    color_correction: ColourCorrection = "wavelet"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale <= 4:
+            raise ValueError(f"scale {self.scale} is outside (0, 4]; send a scale of at most 4")
+        if (self.width is None) != (self.height is None):
+            raise ValueError("send both width and height, or neither")
+        if self.width is not None and self.height is not None and min(self.width, self.height) < 1:
+            raise ValueError(f"output size {self.width} x {self.height} must be at least 1 x 1")
+        if self.num_steps is not None and not 1 <= self.num_steps <= MAX_STEPS:
+            raise ValueError(f"num_steps {self.num_steps} is outside 1..{MAX_STEPS}")
+        if self.cfg_scale is not None and not 1 <= self.cfg_scale <= 20:
+            raise ValueError(f"cfg_scale {self.cfg_scale} is outside 1..20")
+        for name, strength in self.modalities.items():
+            if name not in ALL_MODALITIES:
+                raise ValueError(f"unknown modality {name!r}; known: {', '.join(ALL_MODALITIES)}")
+            if not 0 <= strength <= 2:
+                raise ValueError(f"strength {strength} of {name} is outside 0..2")
+
+    def strength(self, name: str) -> float:
+        return self.modalities.get(name, 0.0)
+
+
+@dataclass(frozen=True)
+class ProgressEvent:
+    stage: str  # coarse, perception, routing, denoising, output
+    step: int  # denoising steps done in the current region
+    num_steps: int
+    fraction: float  # of the whole job, 0..1, never falling
+
+
+OnProgress = Callable[[ProgressEvent], None]  # may raise to cancel
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaleResult:
+    sr_image: NDArray[np.float32]  # (H, W, 3) in [0, 1]
+    maps: dict[str, NDArray[np.float32]]  # per LR patch: expert weights in [0, 1]; "uncertainty" >= 0
+    temperatures: dict[str, list[float]]  # "sigma" and one list per modality
+    trust: dict[str, float | dict[str, float]]
+    timings: dict[str, float]  # seconds per stage
+    caption: str
+    seed: int
+    num_steps: int
+    fusion: Literal["trained", "not installed"]

@@ -1,0 +1,226 @@
+"""Stage 3b: router, experts, temperatures, text encoder and denoiser, together, on frozen coarse and perception networks.
+
+    python -m training.denoiser --pairs DIR --features DIR --coarse FILE --perception FILE --names FILE --out DIR
+        [--validation DIR --lpips FILE] [--minutes N]
+"""
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from evaluation.lpips import LpipsSqueeze
+from models.checkpoint import read_config, read_tensors, save_checkpoint
+from models.configs import COMPACT_DENOISER, VISUAL_MODALITIES, M3ESRConfig
+from models.fusion.experts import FusionConfig
+from models.modalities.edge import detect_edges
+from models.modalities.perception import load_perception
+from models.modalities.text import TextConfig, tokenize, train_tokenizer
+from models.network import M3ESR
+from models.pipeline import Upscaler
+from models.requests import UpscaleOptions
+from models.routing.coarse import CoarseConfig
+from training.guided import GuidedBatch, GuidedPairs
+from training.loop import LoopConfig, Trainer
+from training.losses import robust_perceptual
+from training.validation import Validation, to_tensor
+
+TOKENS, MARGIN = 12, 2  # a crop of 192 px, seen with 32 px around it
+# words that callers write and the captioner does not, so that the tokenizer keeps them whole
+EXTRA_CAPTIONS = (
+    "a photograph of a person, a face, a portrait, an animal, a cat, a dog, a bird, a building, a street, a city",
+    "trees, grass, leaves, flowers, water, sea, river, mountains, rocks, sky, clouds, snow, sand, food, text, a sign",
+    "high quality, highly detailed, sharp focus, natural texture, low quality, blurry, noisy, jpeg artifacts, smooth",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedConfig:
+    """What the denoiser is trained on and for."""
+
+    end_probability: float = 0.4  # share of samples at sigma 1, where every sampling starts
+    modality_dropout: float = 0.1  # each visual modality
+    guidance_dropout: float = 0.1  # all visual modalities at once: the fused group is absent
+    text_dropout: float = 0.1
+    velocity_weight: float = 0.02
+    lpips_weight: float = 0.0
+    unbiased_weight: float = 0.05
+    mean_weight: float = 0.5  # w_bar of the theorem's unbiasedness constraint E[w] = w_bar
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("pairs", "features", "coarse", "perception", "names", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--validation", type=Path, help="folder with hr/ and lr_real/")
+    parser.add_argument("--validation-limit", type=int)
+    parser.add_argument("--lpips", type=Path, help="weights of LPIPS-squeeze, .npz")
+    parser.add_argument("--lpips-weight", type=float, default=0.0)
+    parser.add_argument("--num-steps", type=int, default=100_000)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--num-layers", type=int, default=COMPACT_DENOISER.num_layers)
+    parser.add_argument("--seed", type=int, default=0)
+    train(parser.parse_args())
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    dataset = GuidedPairs(args.pairs, args.features)
+    args.out.mkdir(parents=True, exist_ok=True)
+    network, tokenizer = build(args, dataset)
+    perceptual = LpipsSqueeze(args.lpips) if args.lpips and args.lpips_weight > 0 else None
+    stage = GuidedStage(network, tokenizer, replace(GuidedConfig(), lpips_weight=args.lpips_weight), perceptual, args.seed)
+    rng = np.random.default_rng(args.seed)
+
+    def step(_: nn.Module) -> dict[str, Tensor]:
+        return stage.losses(dataset.sample_batch(rng, args.batch_size, TOKENS, MARGIN))
+
+    validation = None
+    if args.validation and args.lpips:
+        validation = Validation(args.validation, args.lpips, args.out / "samples", limit=args.validation_limit)
+
+    def validate(average: nn.Module) -> str:
+        save(args.out, average, tokenizer)
+        if validation is None:
+            return "saved"
+        upscaler = Upscaler(average, tokenizer, "compact")
+
+        def upscale(lr_image: Tensor) -> Tensor:
+            result = upscaler.upscale(lr_image[0].permute(1, 2, 0).numpy(), UpscaleOptions())
+            return torch.from_numpy(result.sr_image).permute(2, 0, 1)[None]
+
+        return validation(upscale)
+
+    loop = LoopConfig(
+        num_steps=args.num_steps,
+        minutes=args.minutes,
+        learning_rate=args.learning_rate,
+        weight_decay=0.01,
+        ema_decay=0.998,
+        validate_minutes=8,
+    )
+    trained = Trainer(network, loop, args.out, args.batch_size).run(step, validate)
+    save(args.out, trained, tokenizer)
+
+
+def build(args: argparse.Namespace, dataset: GuidedPairs) -> tuple[M3ESR, Tokenizer]:
+    """The whole network around the coarse and perception checkpoints, which stay frozen, with a fitted codec."""
+    perception = load_perception(args.perception)
+    names = tuple(json.loads(args.names.read_text()))
+    config = M3ESRConfig(
+        coarse=read_config(args.coarse, CoarseConfig),
+        perception=perception.config,
+        fusion=FusionConfig(dino_channels=perception.config.dino_channels),
+        denoiser=replace(COMPACT_DENOISER, num_layers=args.num_layers),
+        segment_names=names,
+    )
+    network = M3ESR(config)
+    network.coarse.load_state_dict(read_tensors(args.coarse))
+    network.perception.load_state_dict(perception.state_dict())
+    network.denoiser.reset_for_training()
+    for part in (network.coarse, network.perception):
+        part.requires_grad_(False)
+    fit_codec(network, dataset)
+    vocabulary = args.out / "tokenizer.json"
+    if not vocabulary.exists():
+        train_tokenizer([*dataset.all_captions(), *EXTRA_CAPTIONS * 50], TextConfig()).save(str(vocabulary))
+    return network, Tokenizer.from_file(str(vocabulary))
+
+
+def fit_codec(network: M3ESR, dataset: GuidedPairs) -> None:
+    """PCA and statistics of the latents on 96 photographs of the training set: closed form, seconds."""
+    chosen = dataset.photographs[:: max(1, len(dataset.photographs) // 96)]
+    hr = torch.cat([to_tensor(dataset.hr[i]) for i in chosen])
+    lr = torch.cat([to_tensor(dataset.draws[0][0][i]) for i in chosen])
+    with torch.inference_mode():
+        upscaled = torch.cat([network.estimate(image)[0] for image in lr.split(1)])
+        network.codec.fit(hr, upscaled)
+
+
+def save(folder: Path, network: nn.Module, tokenizer: Tokenizer) -> None:
+    """Half precision on disk: the difference to float32 is far below a step of 8-bit output."""
+    save_checkpoint(folder / "compact.safetensors", network.state_dict(), network.config, torch.float16)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+class GuidedStage:
+    """Losses of one batch: the velocity of the flow, and the image that one step from its sigma would give."""
+
+    def __init__(
+        self, network: M3ESR, tokenizer: Tokenizer, config: GuidedConfig, perceptual: nn.Module | None, seed: int
+    ):
+        self.network, self.tokenizer, self.config, self.perceptual = network, tokenizer, config, perceptual
+        self.generator = torch.Generator().manual_seed(seed)
+        std = network.codec.residual_std
+        # components that carry more of the picture count more; whitening alone would spend the network on noise
+        self.channel_weight = (std / std.mean())[:, None, None]
+
+    def flip(self, probability: float) -> bool:
+        return float(torch.rand((), generator=self.generator)) < probability
+
+    def losses(self, batch: GuidedBatch) -> dict[str, Tensor]:
+        network, config, codec = self.network, self.config, self.network.codec
+        with torch.no_grad():
+            upscaled, coarse_sr, uncertainty_map = network.estimate(batch.lr_image)
+            lr_latent, start = network.latents(upscaled, coarse_sr)
+            clean = codec.to_residual(codec.encode(batch.hr_image), codec.encode(upscaled))
+            lr_latent, start, clean = (inner(x, 2) for x in (lr_latent, start, clean))
+            modalities = {
+                "segmentation": batch.segmentation,
+                "depth": batch.depth,
+                "edge": inner(detect_edges(coarse_sr), 16).expand(-1, 3, -1, -1),
+                "dino": batch.dino,
+            }
+        modalities = self.drop(modalities)
+        captions = ["" if self.flip(config.text_dropout) else caption for caption in batch.captions]
+        text_ids = tokenize(self.tokenizer, captions, network.config.text)
+        lr_image, uncertainty_map = inner(batch.lr_image, 4), inner(uncertainty_map, 1)
+        prepared, weights = network.prepare(lr_latent, lr_image, uncertainty_map, modalities, text_ids)
+
+        sigma = torch.rand(len(start), generator=self.generator)
+        ends = torch.rand(len(start), generator=self.generator) < config.end_probability
+        sigma = torch.where(ends, torch.ones(()), sigma)
+        noise = torch.randn(start.shape, generator=self.generator)
+        source = start + network.config.sampler.noise_scale * noise
+        level = sigma[:, None, None, None]
+        noisy = (1 - level) * clean + level * source
+        velocity = network.velocity(noisy, prepared, sigma)
+        losses = {"velocity": (self.channel_weight * (velocity - (source - clean)).square()).mean()}
+
+        predicted = codec.decode(codec.from_residual(noisy - level * velocity - start))
+        sr_image = inner(coarse_sr, 16) + predicted
+        hr_image = inner(batch.hr_image, 16)
+        losses["pixel"] = (sr_image - hr_image).abs().mean()
+        with torch.no_grad():
+            losses["coarse"] = (inner(coarse_sr, 16) - hr_image).abs().mean()  # what there was to gain, for the log
+        losses["loss"] = losses["pixel"] + config.velocity_weight * losses["velocity"]
+        if self.perceptual is not None:
+            losses["lpips"] = robust_perceptual(self.perceptual, sr_image, hr_image, self.generator)
+            losses["loss"] = losses["loss"] + config.lpips_weight * losses["lpips"]
+        if weights:
+            means = torch.stack([w.mean() for w in weights.values()])
+            losses["unbiased"] = (means - config.mean_weight).square().sum()
+            losses["loss"] = losses["loss"] + config.unbiased_weight * losses["unbiased"]
+        return losses
+
+    def drop(self, modalities: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.flip(self.config.guidance_dropout):
+            return {}
+        return {name: modalities[name] for name in VISUAL_MODALITIES if not self.flip(self.config.modality_dropout)}
+
+
+def inner(image: Tensor, cells: int) -> Tensor:
+    """Cuts the margin of (B, C, H, W) with `cells` values per token."""
+    border = MARGIN * cells
+    return image[..., border:-border, border:-border]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Batches for the denoiser: aligned crops of LR, HR and everything the extractors saw."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.pairs import draw_path
+
+TOKEN = 4  # LR pixels per token side
+
+
+@dataclass(frozen=True)
+class GuidedBatch:
+    """lr and hr have `margin` tokens more on each side than the rest: convolutions and the codec need them."""
+
+    lr_image: Tensor  # (B, 3, 4(T + 2m), .)
+    hr_image: Tensor  # (B, 3, 16(T + 2m), .)
+    dino: Tensor  # (B, C, T, T)
+    segmentation: Tensor  # (B, 3, 16T, 16T)
+    depth: Tensor  # (B, 3, 16T, 16T)
+    captions: list[str]
+
+
+class GuidedPairs:
+    """Reads a folder of `training.pairs` beside the folder of `training.features` made from it."""
+
+    def __init__(self, pairs: Path, features: Path):
+        index = json.loads((pairs / "index.json").read_text())
+        held_out = set(index["held_out"])
+        self.hr = np.load(pairs / "hr.npy", mmap_mode="r")
+        self.photographs = np.array([i for i in range(len(self.hr)) if i not in held_out])
+        self.draws = []
+        for draw in range(index["num_draws"]):
+            if not (features / f"captions_{draw:03d}.json").exists():
+                break
+            arrays = {n: np.load(features / f"{n}_{draw:03d}.npy", mmap_mode="r") for n in ("dino", "segmentation", "depth")}
+            captions = json.loads((features / f"captions_{draw:03d}.json").read_text())
+            self.draws.append((np.load(draw_path(pairs, draw), mmap_mode="r"), arrays, captions))
+        if not self.draws:
+            raise FileNotFoundError(f"no features in {features}; run training.features first")
+
+    def all_captions(self) -> list[str]:
+        return [caption for _, _, captions in self.draws for caption in captions]
+
+    def sample_batch(self, rng: np.random.Generator, batch_size: int, tokens: int, margin: int) -> GuidedBatch:
+        """Random photographs, draws and token-aligned places; half of them mirrored, features and all."""
+        rows = [self.sample(rng, tokens, margin) for _ in range(batch_size)]
+        lr, hr, dino, segmentation, depth = (torch.stack([row[k] for row in rows]) for k in range(5))
+        size = (16 * tokens, 16 * tokens)
+        return GuidedBatch(
+            lr_image=lr,
+            hr_image=hr,
+            dino=dino,
+            segmentation=F.interpolate(segmentation, size=size, mode="bilinear", align_corners=False),
+            depth=F.interpolate(depth, size=size, mode="bilinear", align_corners=False),
+            captions=[row[5] for row in rows],
+        )
+
+    def sample(self, rng: np.random.Generator, tokens: int, margin: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, str]:
+        lr_images, arrays, captions = self.draws[rng.integers(len(self.draws))]
+        i = int(rng.choice(self.photographs))
+        grid = lr_images.shape[1] // TOKEN
+        top, left = (int(v) for v in rng.integers(margin, grid - tokens - margin + 1, 2))
+        mirrored = rng.random() < 0.5
+
+        def cut(array: np.ndarray, cells: int, border: int) -> np.ndarray:
+            """(C, H, W) with `cells` values per token -> the crop, `border` tokens wider on each side."""
+            a, b, side = (top - border) * cells, (left - border) * cells, (tokens + 2 * border) * cells
+            crop = array[..., a : a + side, b : b + side]
+            return crop[..., ::-1] if mirrored else crop
+
+        def image(array: np.ndarray, cells: int, border: int) -> Tensor:
+            return torch.from_numpy(cut(array, cells, border).astype(np.float32)) / 255
+
+        return (
+            image(lr_images[i].transpose(2, 0, 1), TOKEN, margin),
+            image(self.hr[i].transpose(2, 0, 1), 16, margin),
+            torch.from_numpy(cut(arrays["dino"][i], 1, 0).astype(np.float32)),
+            image(arrays["segmentation"][i], 2, 0),
+            image(arrays["depth"][i], 2, 0),
+            captions[i],
+        )
