@@ -1,7 +1,7 @@
 """Pairs of degraded image and photograph on disk: a resumable generator and the dataset that reads them back.
 
 Generator: `python -m training.pairs`. A folder holds, all uint8, `hr.npy` (num, H, W, 3), one file per draw
-`lr_000.npy`, `lr_001.npy`, ... (num, h, w, 3), and `index.json`. A file carries its final name only when it is
+`lr_000.npy`, `lr_001.npy`, ... (num, h, w, 3), and `index.json`. A file carries its final name only when
 complete, so training can start after draw 0 while the others are being written.
 """
 
@@ -12,7 +12,8 @@ import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -147,11 +148,9 @@ def write_pairs(
     write_hr(out / "hr.npy", paths, size)
     missing = [draw for draw in range(num_draws) if not draw_path(out, draw).exists()]
     progress = Progress(total=len(missing) * len(paths), label="pairs")
-    # Not fork: the parent has imported torch, whose threads do not survive one.
-    with multiprocessing.get_context("spawn").Pool(num_workers, initializer=_start_worker) as pool:
+    with _mapper(num_workers) as mapper:
         for draw in missing:
-            work = partial(_degrade_one, out / "hr.npy", config, seed, draw)
-            lr_images = pool.imap(work, range(len(paths)), chunksize=4)
+            lr_images = mapper(partial(_degrade_one, out / "hr.npy", config, seed, draw), range(len(paths)))
             lr_size = size // config.scale
             write_array(draw_path(out, draw), (len(paths), lr_size, lr_size, 3), progress.watch(lr_images))
     progress.close()
@@ -252,6 +251,17 @@ class Progress:
         """Print the last line."""
         seconds = time.monotonic() - self._started
         print(f"{self.label} {self.done}/{self.total}, done in {seconds:.0f} s", flush=True)
+
+
+@contextmanager
+def _mapper(num_workers: int) -> Iterator[Callable[..., Iterator[np.ndarray]]]:
+    """Give an ordered map: the plain one, or that of a pool."""
+    if num_workers == 1:
+        yield map
+        return
+    # Not fork: the parent has imported torch, whose threads do not survive one.
+    with multiprocessing.get_context("spawn").Pool(num_workers, initializer=_start_worker) as pool:
+        yield partial(pool.imap, chunksize=4)
 
 
 def _start_worker() -> None:
