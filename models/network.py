@@ -13,7 +13,7 @@ from models.codec import LappedCodec
 from models.configs import M3ESRConfig
 from models.denoising.transformer import DiffusionTransformer
 from models.fusion.fusion import ModalityFusion, PreparedFusion
-from models.modalities.edge import detect_edges
+from models.modalities.edge import canny_edges
 from models.modalities.perception import PerceptionNet
 from models.modalities.rendering import render_depth, render_segmentation
 from models.modalities.text import TextEncoder
@@ -72,7 +72,7 @@ class M3ESR(nn.Module):
         if "depth" in names:
             rendered["depth"] = resize_map(render_depth(seen.depth), size)
         if "edge" in names:
-            rendered["edge"] = detect_edges(coarse_sr).expand(-1, 3, -1, -1)
+            rendered["edge"] = canny_edges(coarse_sr).expand(-1, 3, -1, -1)
         if "dino" in names:
             rendered["dino"] = seen.dino
         return rendered, seen.segmentation.softmax(1)

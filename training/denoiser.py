@@ -18,7 +18,7 @@ from evaluation.lpips import LpipsSqueeze
 from models.checkpoint import read_config, read_tensors, save_checkpoint
 from models.configs import COMPACT_DENOISER, VISUAL_MODALITIES, M3ESRConfig
 from models.fusion.experts import FusionConfig
-from models.modalities.edge import detect_edges
+from models.modalities.edge import canny_edges
 from models.modalities.perception import load_perception
 from models.modalities.text import TextConfig, tokenize, train_tokenizer
 from models.network import M3ESR
@@ -175,7 +175,7 @@ class GuidedStage:
             modalities = {
                 "segmentation": batch.segmentation,
                 "depth": batch.depth,
-                "edge": inner(detect_edges(coarse_sr), 16).expand(-1, 3, -1, -1),
+                "edge": inner(canny_edges(coarse_sr), 16).expand(-1, 3, -1, -1),
                 "dino": batch.dino,
             }
         modalities = self.drop(modalities)

@@ -1,0 +1,51 @@
+"""Facts of Section 3.3: what the router's weights may and may not depend on."""
+
+import torch
+
+from models.routing.coarse import CoarseConfig, CoarseNetwork, upscale
+from models.routing.router import RouterConfig, UncertaintyRouter
+from tests.unit.models.tiny import tiny_network
+
+ROUTER = RouterConfig(width=12, num_heads=2, num_layers=1)
+
+
+def test_weights_lie_between_zero_and_one_one_per_patch_and_modality():
+    torch.manual_seed(0)
+    router = UncertaintyRouter(ROUTER)
+    torch.nn.init.normal_(router.to_weights.weight, std=20.0)
+    weights = router(torch.rand(2, 3, 16, 24), torch.rand(2, 1, 4, 6))
+    assert list(weights) == list(ROUTER.modalities)
+    for w in weights.values():
+        assert w.shape == (2, 4, 6)
+        assert ((w >= 0) & (w <= 1)).all()
+
+
+def test_the_uncertainty_map_changes_the_weights():
+    torch.manual_seed(0)
+    router, lr_image = UncertaintyRouter(ROUTER), torch.rand(1, 3, 16, 16)
+    calm = router(lr_image, torch.zeros(1, 1, 4, 4))
+    unsure = router(lr_image, torch.full((1, 1, 4, 4), 0.5))
+    assert any((calm[name] - unsure[name]).abs().max() > 1e-4 for name in calm)
+
+
+def test_weights_do_not_change_with_the_timestep():
+    """They are part of what is prepared once; only the temperatures know sigma."""
+    network = tiny_network()
+    lr_image = torch.rand(1, 3, 16, 16)
+    upscaled, coarse_sr, uncertainty_map = network.estimate(lr_image)
+    modalities, _ = network.render(lr_image, coarse_sr, ("depth", "dino"))
+    lr_latent, start = network.latents(upscaled, coarse_sr)
+    ids = torch.zeros(1, 8, dtype=torch.long)
+    prepared, weights = network.prepare(lr_latent, lr_image, uncertainty_map, modalities, ids)
+    before = {name: w.clone() for name, w in prepared.fusion.expert_weights.items()}
+    velocities = [network.velocity(start, prepared, torch.tensor([sigma])) for sigma in (0.1, 0.9)]
+    assert not torch.equal(*velocities)
+    for name, w in before.items():
+        assert torch.equal(prepared.fusion.expert_weights[name], w)
+        assert torch.equal(weights[name].flatten(1), w)
+
+
+def test_a_fresh_coarse_network_is_bicubic_upscaling():
+    lr_image = torch.rand(1, 3, 13, 10)
+    network = CoarseNetwork(CoarseConfig(widths=(8, 12), num_blocks=(1, 1)))
+    assert torch.allclose(network(lr_image), upscale(lr_image, 4), atol=1e-6)
