@@ -42,7 +42,7 @@ def tiny_network(seed: int = 0, **changes: object) -> M3ESR:
     torch.manual_seed(seed)
     network = M3ESR(tiny_config(**changes)).eval()
     for name, parameter in network.named_parameters():
-        if parameter.dim() > 1 and float(parameter.abs().max()) == 0:
+        if parameter.dim() > 1 and not parameter.detach().any():
             nn.init.normal_(parameter, std=0.02)
         if name.startswith("denoiser.proj_out"):
             nn.init.normal_(parameter, std=0.05)
