@@ -14,8 +14,8 @@ from starlette.exceptions import HTTPException
 from jobs import InputInfo, JobError, Settings, UpscaleRequest, find_profile
 from service.problems import invalid_option
 
-# Formats by Pillow's names. MPO is what phones write into .jpg files: a JPEG with more pictures behind.
-INPUT_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "TIFF", "BMP")
+# Formats by Pillow's names; nothing else is tried, whatever Pillow could read.
+INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP")
 _READABLE = "PNG, JPEG, WebP, AVIF, TIFF and BMP"
 MAX_FIELD_BYTES = 64 * 1024
 MAX_FIELDS = 40
@@ -102,7 +102,7 @@ def screen_image(data: bytes, options: UpscaleRequest, settings: Settings) -> In
         width, height = image.size
         _check_pixels("The image", width, height, settings.max_input_pixels)
         _refuse_animation(image)
-        image_format = "JPEG" if image.format == "MPO" else str(image.format)
+        image_format = "jpeg" if image.format == "MPO" else str(image.format).lower()
         if _is_lying_on_its_side(image):
             width, height = height, width
     sr_width, sr_height = options.output_size(width, height)
@@ -111,7 +111,7 @@ def screen_image(data: bytes, options: UpscaleRequest, settings: Settings) -> In
     return InputInfo(
         width=width,
         height=height,
-        format=image_format.lower(),
+        format=image_format,
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
     )
@@ -140,7 +140,8 @@ def _check_pixels(what: str, width: int, height: int, limit_pixels: int) -> None
 
 def _refuse_animation(image: Image.Image) -> None:
     if image.format == "MPO":
-        return  # the first picture is the photograph, the others are its previews or depth
+        # What phones write into .jpg files: the first picture is the photograph, the others its previews.
+        return
     try:
         # One step, not n_frames: counting walks all pages of a TIFF, and a file may claim millions.
         image.seek(1)
