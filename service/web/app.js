@@ -125,7 +125,8 @@ function showProgress() {
     $("stage").textContent = `${progress.stage}${step} · ${(100 * progress.fraction).toFixed(0)} %`;
   } else {
     const eta = queue?.eta_seconds == null ? "" : `, about ${Math.ceil(queue.eta_seconds)} s`;
-    $("stage").textContent = queue ? `${queue.position} before yours${eta}` : status;
+    const place = queue?.position ? `${queue.position} before yours` : "next in line";
+    $("stage").textContent = queue ? place + eta : status;
   }
 }
 
