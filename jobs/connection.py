@@ -26,6 +26,6 @@ def connect(redis_url: str, *, timeout_seconds: float | None = 2.0) -> RedisClie
     options: dict[str, Any] = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
     if timeout_seconds is not None:
         # One more try, at once: it gets past a pooled connection that died with the last server.
-        # redis-py's own default waits seconds between tries, which a request has not.
+        # redis-py's own default goes on trying for seconds, which a request has not.
         options["retry"] = Retry(NoBackoff(), 1)
     return Redis.from_url(redis_url, health_check_interval=30, **options)

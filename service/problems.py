@@ -79,7 +79,8 @@ def _words(fault: Mapping[str, Any]) -> str:
 
 async def _on_job_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, JobError)
-    if error.status >= 500:
+    # /readyz is asked every few seconds while the workers load: that is an answer, not a fault to log.
+    if error.status >= 500 and error.code != "no-worker":
         structlog.get_logger().error("request_failed", code=error.code, detail=error.detail)
     return problem_response(request, error)
 

@@ -106,4 +106,6 @@ class Shell:
                 path=scope["path"],
                 status=status,
                 milliseconds=round(1000 * seconds, 1),
+                # Bound here: what a route binds in its thread does not come back to this one.
+                **scope.get("path_params", {}),
             )

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import anyio
+import structlog
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
@@ -87,6 +88,7 @@ async def upscale(request: Request, context: ContextDep) -> JSONResponse:
     except JobError as error:
         context.metrics.rejected.labels(error.code).inc()
         raise
+    structlog.contextvars.bind_contextvars(job_id=record.id)
     headers = {"Location": job_url(record.id), "Cache-Control": "no-store"}
     if is_replayed:
         headers["Idempotency-Replayed"] = "true"

@@ -164,7 +164,10 @@ def test_each_request_is_logged_with_its_id_and_its_job(service, logs):
     answer = upload(service.http, headers={"X-Request-Id": "abc-1"})
     accepted = next(line for line in logs if line["event"] == "job_accepted")
     assert (accepted["job_id"], accepted["request_id"]) == (answer.json()["id"], "abc-1")
-    assert any(line["event"] == "request" and line["request_id"] == "abc-1" for line in logs)
+    service.http.get(answer.json()["url"])
+    requests = [line for line in logs if line["event"] == "request"]
+    assert [line["job_id"] for line in requests] == [accepted["job_id"]] * 2
+    assert requests[0]["request_id"] == "abc-1"
 
 
 def test_while_redis_is_away_answers_are_quick_503s_and_then_it_recovers(tmp_path):
