@@ -3,9 +3,11 @@
 from typing import Any, TypeAlias
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
 
 # redis-py types every command as "answer or awaitable answer", and its stubs disagree with it about generics;
 # no caller could be checked against either. The few calls made here are checked by tests on a real server.
@@ -21,9 +23,9 @@ def connect(redis_url: str, *, timeout_seconds: float | None = 2.0) -> RedisClie
     timeout_seconds: longest wait for one answer. The service keeps it short, so that a lost Redis is a quick
     503; a worker, which blocks on the queue, passes None.
     """
-    return Redis.from_url(
-        redis_url,
-        socket_connect_timeout=timeout_seconds,
-        socket_timeout=timeout_seconds,
-        health_check_interval=30,
-    )
+    options: dict[str, Any] = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
+    if timeout_seconds is not None:
+        # One more try, at once: it gets past a pooled connection that died with the last server.
+        # redis-py's own default goes on trying for seconds, which a request has not.
+        options["retry"] = Retry(NoBackoff(), 1)
+    return Redis.from_url(redis_url, health_check_interval=30, **options)

@@ -26,7 +26,7 @@ class JobStatus(StrEnum):
 
 
 class _Frozen(BaseModel):
-    # "model" fields are ours; pydantic would reserve the word. JSON has no infinity: it is refused at this door.
+    # "model" fields are ours; pydantic would reserve the word. JSON has no infinity: refused at this door.
     model_config = ConfigDict(frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 

@@ -180,23 +180,21 @@ class JobStore:
 
     # --- housekeeping
 
-    def expire_due(self, *, limit: int = 100) -> list[str]:
-        """Mark up to `limit` jobs whose time is over as expired; their ids, whose files are to be deleted.
+    def due(self, *, limit: int = 100) -> list[str]:
+        """Up to `limit` ids of jobs whose time is over; delete their files, then `expire` them."""
+        raw_ids = self._redis.zrangebyscore(keys.EXPIRY, "-inf", self._clock(), start=0, num=limit)
+        return [raw.decode() for raw in raw_ids]
 
-        The caller deletes the files before the next call: an id is told once.
-        """
-        now = self._clock()
-        due = [
-            raw.decode() for raw in self._redis.zrangebyscore(keys.EXPIRY, "-inf", now, start=0, num=limit)
-        ]
-        expired = []
-        for job_id in due:
-            record = self.get(job_id)
-            profile = record.profile if record else ""
-            places = [keys.job_key(job_id), keys.waiting_key(profile), keys.JOB_INDEX, keys.EXPIRY]
-            if self._expire(keys=places, args=[job_id, now, TOMBSTONE_SECONDS]):
-                expired.append(job_id)
-        return expired
+    def expire(self, job_id: str) -> bool:
+        """Mark a job whose time is over as expired, for a day, then forget it; False when it is not due."""
+        record = self.get(job_id)
+        profile = record.profile if record else ""
+        places = [keys.job_key(job_id), keys.waiting_key(profile), keys.JOB_INDEX, keys.EXPIRY]
+        return bool(self._expire(keys=places, args=[job_id, self._clock(), TOMBSTONE_SECONDS]))
+
+    def num_accepted(self) -> int:
+        """How many jobs were ever accepted."""
+        return int(self._redis.get(keys.SEQUENCE) or 0)
 
     def counters(self) -> dict[tuple[str, str, str], int]:
         """How many jobs ended, by (profile, state, reason); reason is an error code or empty."""

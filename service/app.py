@@ -1,0 +1,91 @@
+"""The composition root of the API: the only place that knows which store, queue and storage are used."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from importlib import metadata
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from jobs import BlobStore, HeartbeatRegistry, JobQueue, JobStore, RedisClient, Settings, connect
+from service.context import Context
+from service.metrics import QueueCollector, ServiceMetrics
+from service.problems import Problem, install_problems
+from service.routes import events, files, health, jobs, pages, profiles, upscale
+from service.shell import Shell
+from service.sweeper import sweep_for_ever
+
+_DESCRIPTION = (
+    "Super-resolution that shows what guided it and where it is unsure. "
+    "Send an image to `POST /v1/upscale`, poll the job, fetch the image and one weight map per modality. "
+    "Every error is `application/problem+json` (RFC 9457) with a stable `type`."
+)
+
+
+def create_app(
+    settings: Settings, redis: RedisClient | None = None, blobs: BlobStore | None = None
+) -> FastAPI:
+    """The API for `settings`; redis and blobs are opened from them unless given.
+
+    Redis may be away: the app starts, answers 503 where it needs it, and recovers by itself.
+    """
+    context = _assemble(
+        settings, redis or connect(settings.redis_url), blobs or BlobStore.open(settings.storage_url)
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(sweep_for_ever(context.store, context.blobs))
+        yield
+        sweeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sweeping
+
+    app = FastAPI(title="M3ESR", version=_version(), docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.context = context
+    for module in (upscale, jobs, files, events, profiles, health, pages):
+        app.include_router(module.router)
+    install_problems(app)
+    app.add_middleware(Shell, max_body_bytes=settings.max_upload_bytes, metrics=context.metrics)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    return app
+
+
+def _assemble(settings: Settings, redis: RedisClient, blobs: BlobStore) -> Context:
+    store, heartbeats, metrics = JobStore(redis), HeartbeatRegistry(redis), ServiceMetrics()
+    queue = JobQueue(redis, job_timeout_seconds=settings.job_timeout_seconds)
+    metrics.registry.register(QueueCollector(store, queue, heartbeats, settings.profiles))
+    return Context(
+        settings=settings,
+        redis=redis,
+        store=store,
+        queue=queue,
+        blobs=blobs,
+        heartbeats=heartbeats,
+        metrics=metrics,
+    )
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title, version=app.version, description=_DESCRIPTION, routes=app.routes
+        )
+        schemas = schema["components"]["schemas"]
+        schemas["Problem"] = Problem.model_json_schema()
+        for unused in (
+            "HTTPValidationError",
+            "ValidationError",
+        ):  # FastAPI's own error shape, never sent here
+            schemas.pop(unused, None)
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+def _version() -> str:
+    try:
+        return metadata.version("m3esr")
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "0"

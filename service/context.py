@@ -1,0 +1,30 @@
+"""What every route works with, assembled once by service.app."""
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from jobs import BlobStore, HeartbeatRegistry, JobQueue, JobStore, RedisClient, Settings
+from service.metrics import ServiceMetrics
+
+
+@dataclass(frozen=True)
+class Context:
+    """The service's world: settings, and the doors to Redis and the storage."""
+
+    settings: Settings
+    redis: RedisClient
+    store: JobStore
+    queue: JobQueue
+    blobs: BlobStore
+    heartbeats: HeartbeatRegistry
+    metrics: ServiceMetrics
+
+
+def find_context(request: Request) -> Context:
+    """The context of the app that serves `request`."""
+    return cast(Context, request.app.state.context)
+
+
+ContextDep = Annotated[Context, Depends(find_context)]

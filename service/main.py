@@ -1,0 +1,74 @@
+"""Serving: binds the address, refuses to be open to the world by accident, and runs the app."""
+
+import ipaddress
+import socket
+
+import structlog
+import uvicorn
+
+from jobs import Settings
+from service.app import create_app
+from service.logs import configure_logs
+
+GRACE_SECONDS = 5
+
+
+def run(settings: Settings) -> None:
+    """Serve the API until SIGINT or SIGTERM.
+
+    Raises SystemExit with one clear line when the address is taken, or open to others without leave.
+    """
+    check_address(settings)
+    listener = listen(settings.host, settings.port)
+    configure_logs(settings.log_level)
+    host, port = listener.getsockname()[:2]
+    structlog.get_logger().info("listening", host=host, port=port)
+    config = uvicorn.Config(
+        create_app(settings),
+        log_config=None,
+        access_log=False,  # service.shell writes one, with the request's id
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    with listener:
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def check_address(settings: Settings) -> None:
+    """Raise SystemExit when anybody could reach an API that asks for no key."""
+    if settings.allow_anonymous or is_loopback(settings.host):
+        return
+    raise SystemExit(
+        f"Refusing to listen on {settings.host}: no API keys are configured, so anyone who reaches it could "
+        "use it. Set M3ESR_HOST=127.0.0.1, or M3ESR_ALLOW_ANONYMOUS=true if that is what you want."
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`; a name other than localhost counts as open."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises SystemExit naming the setting to change when it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        # Bound alone is not taken: without this a second server would find out only later.
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or str(error)
+        raise SystemExit(
+            f"Cannot listen on {host}:{port}: {reason}. Set M3ESR_PORT to a free port."
+        ) from error
+    return listener
+
+
+if __name__ == "__main__":
+    run(Settings())

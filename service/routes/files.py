@@ -1,0 +1,85 @@
+"""The files of a finished job: its image and its maps."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+
+from jobs import JobError, JobRecord, JobStatus, map_key, result_key
+from service.context import Context, ContextDep
+from service.problems import problem_responses
+
+PNG = "image/png"
+NPY = "application/x-npy"
+
+router = APIRouter(tags=["files"])
+
+_WHY_NOT = {
+    JobStatus.FAILED: "job-failed",
+    JobStatus.CANCELED: "job-canceled",
+    JobStatus.EXPIRED: "job-expired",
+}
+
+
+@router.get(
+    "/v1/jobs/{job_id}/result",
+    response_class=Response,
+    responses={
+        200: {"description": "The image", "content": {"image/*": {}}},
+        304: {"description": "The caller has it already"},
+        **problem_responses(404, 409, 410, 422),
+    },
+)
+def read_result(
+    job_id: str, context: ContextDep, if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
+    """The image of a succeeded job; `ETag` is its SHA-256."""
+    record = _require_succeeded(context, job_id)
+    result = record.outcome.result
+    assert result is not None  # succeeded jobs have one
+    headers = {"ETag": f'"{result.sha256}"', "Cache-Control": "private, max-age=3600"}
+    if if_none_match and headers["ETag"] in if_none_match:
+        return Response(status_code=304, headers=headers)
+    suffix = result.content_type.removeprefix("image/")
+    headers["Content-Disposition"] = f'inline; filename="{job_id}.{suffix}"'
+    data = _require_blob(context, result_key(job_id))
+    return Response(data, media_type=result.content_type, headers=headers)
+
+
+@router.get(
+    "/v1/jobs/{job_id}/maps/{name}",
+    response_class=Response,
+    responses={
+        200: {"description": "A heat map, or float32 values (h, w)", "content": {PNG: {}, NPY: {}}},
+        **problem_responses(404, 409, 410, 422),
+    },
+)
+def read_map(
+    job_id: str, name: str, context: ContextDep, accept: Annotated[str, Header()] = "*/*"
+) -> Response:
+    """One map as a PNG heat map; with `.npy` behind the name or `Accept: application/x-npy` as values."""
+    record = _require_succeeded(context, job_id)
+    bare, _, suffix = name.partition(".")
+    if bare not in record.outcome.maps or suffix not in ("", "png", "npy"):
+        has = ", ".join(record.outcome.maps) or "none"
+        raise JobError("map-not-found", f"'{name}' is not a map of this job. It has: {has}.")
+    is_npy = suffix == "npy" or (not suffix and NPY in accept)
+    data = _require_blob(context, map_key(job_id, bare, "npy" if is_npy else "png"))
+    headers = {"Cache-Control": "private, max-age=3600", "Vary": "Accept"}
+    return Response(data, media_type=NPY if is_npy else PNG, headers=headers)
+
+
+def _require_succeeded(context: Context, job_id: str) -> JobRecord:
+    record = context.store.require(job_id)
+    if not record.status.is_final:
+        raise JobError("job-not-finished", f"The job is {record.status.value}.", retry_after_seconds=1)
+    if code := _WHY_NOT.get(record.status):
+        error = record.outcome.error
+        raise JobError(code, error.detail if error else f"The job is {record.status.value}.")
+    return record
+
+
+def _require_blob(context: Context, key: str) -> bytes:
+    data = context.blobs.get(key)
+    if data is None:  # the sweep deletes files a moment before it marks the record
+        raise JobError("job-expired", "The file is deleted.")
+    return data

@@ -1,0 +1,120 @@
+"""POST /v1/upscale: accept an image and its options as a job."""
+
+import re
+import time
+from typing import Any
+
+import anyio
+import structlog
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from jobs import JobError, JobRecord, UpscaleRequest
+from service.context import Context, ContextDep
+from service.intake import accept
+from service.problems import problem_responses
+from service.schemas import JobView, job_url, view_job
+from service.uploads import Upload, read_form, read_options, screen_image
+
+MAX_WAIT_SECONDS = 60
+_WAIT = re.compile(r"wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
+
+router = APIRouter(tags=["jobs"])
+
+
+def _form_schema() -> dict[str, Any]:
+    # One source for the fields: the model that checks them. A form carries modalities as text.
+    schema = UpscaleRequest.model_json_schema()
+    properties = {name: _as_form_field(field) for name, field in schema["properties"].items()}
+    properties["modalities"] = {
+        "type": "string",
+        "title": "Modalities",
+        "default": "segmentation,depth,edge,dino,text",
+        "description": "Names, or name:strength with 0 to 2, comma-separated; `none` switches all off.",
+    }
+    image = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, AVIF, TIFF or BMP."}
+    return {
+        "type": "object",
+        "required": ["file"],
+        "additionalProperties": False,
+        "properties": {"file": image, **properties},
+    }
+
+
+def _as_form_field(field: dict[str, Any]) -> dict[str, Any]:
+    # Absent is how a form says null, so the null branch and a null default go.
+    branches = [branch for branch in field.get("anyOf", []) if branch.get("type") != "null"]
+    plain = {name: value for name, value in field.items() if name != "anyOf"}
+    if plain.get("default", 0) is None:
+        del plain["default"]
+    return {**(branches[0] if len(branches) == 1 else {}), **plain}
+
+
+def _header(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "schema": {"type": "string"}, "description": description}
+
+
+_OPENAPI = {
+    "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _form_schema()}}},
+    "parameters": [
+        _header(
+            "Prefer", "`wait=N` (at most 60): answer when the job is done, or after N seconds (RFC 7240)."
+        ),
+        _header("Idempotency-Key", "At most 255 characters: the same key and request lead to the same job."),
+    ],
+}
+
+
+@router.post(
+    "/v1/upscale",
+    status_code=202,
+    response_model=JobView,
+    responses={
+        200: {"model": JobView, "description": "Done within `Prefer: wait`"},
+        **problem_responses(400, 413, 422, 429),
+    },
+    openapi_extra=_OPENAPI,
+)
+async def upscale(request: Request, context: ContextDep) -> JSONResponse:
+    """Accept an image. The answer names the job; poll its `url`, or listen to its `/events`."""
+    try:
+        data, fields = await read_form(request)
+        upload = await run_in_threadpool(_screen, context, data, fields)
+        key = request.headers.get("idempotency-key")
+        record, is_replayed = await run_in_threadpool(
+            accept, context, upload, request.scope["request_id"], key
+        )
+    except JobError as error:
+        context.metrics.rejected.labels(error.code).inc()
+        raise
+    structlog.contextvars.bind_contextvars(job_id=record.id)
+    headers = {"Location": job_url(record.id), "Cache-Control": "no-store"}
+    if is_replayed:
+        headers["Idempotency-Replayed"] = "true"
+    wait_seconds = _asked_wait(request)
+    if wait_seconds is not None:
+        headers["Preference-Applied"] = f"wait={wait_seconds}"
+        record = await _wait_until_final(context, record, wait_seconds)
+    view = await run_in_threadpool(view_job, context, record)
+    status = 200 if wait_seconds is not None and record.status.is_final else 202
+    return JSONResponse(view.model_dump(mode="json"), status_code=status, headers=headers)
+
+
+def _screen(context: Context, data: bytes, fields: dict[str, str]) -> Upload:
+    options = read_options(fields, context.settings)
+    return Upload(data=data, input=screen_image(data, options, context.settings), options=options)
+
+
+def _asked_wait(request: Request) -> int | None:
+    found = _WAIT.search(",".join(request.headers.getlist("prefer")))
+    return min(int(found[1]), MAX_WAIT_SECONDS) if found else None
+
+
+async def _wait_until_final(context: Context, record: JobRecord, wait_seconds: int) -> JobRecord:
+    until, pause = time.monotonic() + wait_seconds, 0.02
+    while not record.status.is_final and time.monotonic() < until:
+        await anyio.sleep(pause)
+        pause = min(pause * 1.3, 0.25)  # quick jobs are told at once, long ones cost few questions
+        record = await run_in_threadpool(context.store.require, record.id)
+    return record

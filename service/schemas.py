@@ -1,0 +1,185 @@
+"""The public shapes: what the API's JSON says of jobs, profiles and health."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from jobs import (
+    InputInfo,
+    JobRecord,
+    JobStatus,
+    MapInfo,
+    ModelInfo,
+    Progress,
+    ResultInfo,
+    Trust,
+    UpscaleRequest,
+)
+from jobs.record import ErrorInfo
+from service.context import Context
+
+
+class QueueView(BaseModel):
+    """Place in line: position 0 is next. eta_seconds until done; null while too little is known."""
+
+    position: int
+    eta_seconds: float | None
+
+
+class ResultView(ResultInfo):
+    """The published image and where it is fetched."""
+
+    url: str
+
+
+class MapView(MapInfo):
+    """One map: url is a heat map (PNG), npy_url the float32 values (h, w)."""
+
+    url: str
+    npy_url: str
+
+
+class JobView(BaseModel):
+    """A job as its caller sees it; times are UTC."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    id: str
+    url: str
+    status: JobStatus
+    profile: str
+    progress: Progress | None
+    queue: QueueView | None
+    cancel_requested: bool
+    options: UpscaleRequest
+    input: InputInfo
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    expires_at: datetime | None
+    timings: dict[str, float] = Field(description="Seconds per stage.")
+    result: ResultView | None
+    maps: dict[str, MapView] = Field(
+        description="Expert weights in [0, 1] per modality, and uncertainty (>= 0)."
+    )
+    temperatures: dict[str, list[float]] = Field(
+        description="`sigma`, and each modality's temperature at it."
+    )
+    trust: Trust | None
+    model: ModelInfo | None
+    fusion: str | None = Field(description="`trained`, or `not installed`: then there are no weight maps.")
+    caption: str | None
+    seed: int
+    error: ErrorInfo | None
+    attempts: int
+
+
+class JobList(BaseModel):
+    """One page of jobs, newest first; next_cursor is null on the last page."""
+
+    jobs: list[JobView]
+    next_cursor: str | None
+
+
+class LicenceView(BaseModel):
+    """Terms of one part of a profile."""
+
+    part: str
+    name: str
+    url: str
+    is_commercial_use_allowed: bool
+
+
+class ProfileView(BaseModel):
+    """One profile. is_served: this server offers it. num_ready_workers: that would take a job now."""
+
+    name: str
+    title: str
+    description: str
+    is_default: bool
+    is_installed: bool
+    is_served: bool
+    reason: str
+    num_ready_workers: int
+    queue_depth: int
+    max_scale: float
+    num_steps: int
+    cfg_scale: float
+    runs_on: str
+    licences: list[LicenceView]
+
+
+class LimitsView(BaseModel):
+    """What this server takes."""
+
+    max_upload_bytes: int
+    max_input_pixels: int
+    max_output_pixels: int
+    max_queue_length: int
+    ttl_seconds: int
+
+
+class ProfileList(BaseModel):
+    """The catalogue of this server."""
+
+    profiles: list[ProfileView]
+    limits: LimitsView
+
+
+class HealthView(BaseModel):
+    """`alive` or `ready`; ready_workers counts those of the default profile."""
+
+    status: str
+    ready_workers: int | None = None
+
+
+def job_url(job_id: str) -> str:
+    """Where a job is polled."""
+    return f"/v1/jobs/{job_id}"
+
+
+def view_job(context: Context, record: JobRecord) -> JobView:
+    """The public shape of `record`, its place in line looked up when it waits."""
+    outcome, url = record.outcome, job_url(record.id)
+    has_files = record.status is JobStatus.SUCCEEDED
+    result = outcome.result if has_files else None
+    maps = outcome.maps if has_files else {}
+    return JobView(
+        id=record.id,
+        url=url,
+        status=record.status,
+        profile=record.profile,
+        progress=record.progress,
+        queue=_view_queue(context, record),
+        cancel_requested=record.is_cancel_requested,
+        options=record.options,
+        input=record.input,
+        created_at=record.created_at,
+        started_at=record.started_at,
+        finished_at=record.finished_at,
+        expires_at=record.expires_at,
+        timings=outcome.timings,
+        result=ResultView(url=f"{url}/result", **dict(result)) if result else None,
+        maps={
+            name: MapView(url=f"{url}/maps/{name}", npy_url=f"{url}/maps/{name}.npy", **dict(info))
+            for name, info in maps.items()
+        },
+        temperatures=outcome.temperatures,
+        trust=outcome.trust,
+        model=outcome.model,
+        fusion=outcome.fusion,
+        caption=outcome.caption,
+        seed=record.options.seed if outcome.seed is None else outcome.seed,
+        error=outcome.error,
+        attempts=record.attempts,
+    )
+
+
+def _view_queue(context: Context, record: JobRecord) -> QueueView | None:
+    if record.status is not JobStatus.QUEUED:
+        return None
+    position = context.queue.position(record)
+    if position is None:  # it left the line between the two questions
+        return None
+    num_workers = len(context.heartbeats.ready(record.profile))
+    return QueueView(position=position, eta_seconds=context.queue.eta_seconds(record, position, num_workers))

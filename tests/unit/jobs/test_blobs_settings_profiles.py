@@ -1,0 +1,94 @@
+"""Storage, settings, profiles and the vocabulary of errors."""
+
+import pytest
+
+from jobs import (
+    ERROR_KINDS,
+    PROFILES,
+    BlobStore,
+    JobError,
+    Settings,
+    find_profile,
+    input_key,
+    map_key,
+    result_key,
+)
+
+
+@pytest.fixture(params=["folder", "url"])
+def blobs(request, tmp_path):
+    folder = tmp_path / "a folder"
+    return BlobStore.open(str(folder) if request.param == "folder" else folder.as_uri())
+
+
+def test_a_blob_comes_back_as_it_was_put(blobs):
+    blobs.put(input_key("job"), b"first")
+    blobs.put(input_key("job"), b"second")
+    assert blobs.get(input_key("job")) == b"second"
+    assert blobs.get(result_key("job")) is None
+
+
+def test_deleting_a_job_leaves_its_neighbour_alone(blobs):
+    for key in (input_key("job"), result_key("job"), map_key("job", "depth", "npy"), input_key("job2")):
+        blobs.put(key, b"x")
+    assert blobs.delete_prefix("job") == 3
+    assert blobs.keys() == [input_key("job2")]
+    assert blobs.delete_prefix("job") == 0
+
+
+@pytest.mark.parametrize("job_id", ["../other", "a/b", "", ".."])
+def test_an_id_cannot_climb_out_of_the_storage(blobs, job_id):
+    with pytest.raises(JobError, match="job-not-found"):
+        blobs.delete_prefix(job_id)
+    with pytest.raises(JobError, match="job-not-found"):
+        input_key(job_id)
+
+
+def test_a_storage_that_cannot_be_had_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    for url in (str(tmp_path / "file" / "storage"), "nonsense://here"):
+        with pytest.raises(JobError) as raised:
+            BlobStore.open(url)
+        assert raised.value.code == "storage-unavailable"
+
+
+def test_a_storage_that_goes_away_is_a_job_error(tmp_path):
+    blobs = BlobStore.open(str(tmp_path / "storage"))
+    (tmp_path / "storage").rmdir()
+    (tmp_path / "storage").write_text("now a file")
+    with pytest.raises(JobError) as raised:
+        blobs.put(input_key("job"), b"x")
+    assert (raised.value.code, raised.value.status) == ("storage-unavailable", 503)
+    assert "\n" not in raised.value.detail
+
+
+def test_settings_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("M3ESR_PORT", "9000")
+    monkeypatch.setenv("M3ESR_PROFILES", "quality, compact")
+    settings = Settings()
+    assert (settings.port, settings.profiles, settings.default_profile) == (
+        9000,
+        ("quality", "compact"),
+        "quality",
+    )
+
+
+def test_every_setting_says_what_it_is():
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_compact_is_installed_and_the_others_say_why_not():
+    assert find_profile("compact") is PROFILES["compact"]
+    for name in ("quality", "fidelity"):
+        assert PROFILES[name].reason and PROFILES[name].licences
+        with pytest.raises(JobError, match="profile-not-installed"):
+            find_profile(name)
+    with pytest.raises(JobError, match="unknown-profile"):
+        find_profile("best")
+
+
+def test_an_error_knows_its_type_and_status():
+    error = JobError("too-many-pixels", "9 is more than 8.")
+    assert (error.type, error.status) == ("urn:m3esr:problem:too-many-pixels", 422)
+    assert not error.is_retryable
+    assert all(400 <= kind.status < 600 for kind in ERROR_KINDS.values())

@@ -1,0 +1,53 @@
+"""Binding: who may reach the service, and what a taken port says."""
+
+import json
+import logging
+import socket
+
+import pytest
+import structlog
+
+from jobs import Settings
+from service.logs import configure_logs
+from service.main import check_address, is_loopback, listen
+
+
+@pytest.mark.parametrize(
+    ("host", "is_local"),
+    [
+        *((host, True) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost")),
+        *((host, False) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org")),
+    ],
+)
+def test_loopback_is_what_only_this_machine_reaches(host, is_local):
+    assert is_loopback(host) is is_local
+
+
+def test_without_keys_an_open_address_is_refused_unless_allowed():
+    with pytest.raises(SystemExit, match="M3ESR_ALLOW_ANONYMOUS"):
+        check_address(Settings(host="0.0.0.0"))
+    check_address(Settings(host="0.0.0.0", allow_anonymous=True))
+    check_address(Settings())
+
+
+def test_a_taken_port_is_one_clear_line():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit, match=f"Cannot listen on 127.0.0.1:{port}.*M3ESR_PORT"):
+            listen("127.0.0.1", port)
+
+
+def test_logs_are_json_lines_with_what_is_bound(capfd):
+    handlers = logging.getLogger().handlers[:]
+    configure_logs("info")
+    try:
+        with structlog.contextvars.bound_contextvars(job_id="abc"):
+            structlog.get_logger().info("job_accepted", width=3)
+            structlog.get_logger().debug("unheard")
+    finally:
+        structlog.reset_defaults()
+        logging.getLogger().handlers[:] = handlers
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [(line["event"], line["job_id"], line["width"]) for line in lines] == [("job_accepted", "abc", 3)]
