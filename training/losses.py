@@ -27,9 +27,3 @@ def robust_perceptual(
     a, b = pair.chunk(2)
     return perceptual(a, b).mean()
 
-
-def gradient_loss(sr_image: Tensor, hr_image: Tensor) -> Tensor:
-    """L1 of the difference of neighbouring pixels: edges count more than flat errors."""
-    dx = (sr_image.diff(dim=-1) - hr_image.diff(dim=-1)).abs().mean()
-    dy = (sr_image.diff(dim=-2) - hr_image.diff(dim=-2)).abs().mean()
-    return dx + dy
