@@ -1,0 +1,68 @@
+"""The training loop: it learns, it averages, it resumes."""
+
+import pytest
+import torch
+from torch import nn
+
+from training.loop import Ema, LoopConfig, Trainer
+
+
+def config(**changes: object) -> LoopConfig:
+    values = {"num_steps": 60, "minutes": 1.0, "learning_rate": 0.05, "warmup_steps": 5, "log_every": 20}
+    return LoopConfig(**(values | changes))
+
+
+def line_fitting(network: nn.Module) -> dict[str, torch.Tensor]:
+    x = torch.linspace(-1, 1, 32)[:, None]
+    return {"loss": (network(x) - 3 * x).square().mean()}
+
+
+def test_the_loss_falls_and_the_log_can_be_read(tmp_path, capsys):
+    torch.manual_seed(0)
+    network = nn.Linear(1, 1)
+    before = float(line_fitting(network)["loss"].detach())
+    trained = Trainer(network, config(num_steps=200, ema_decay=0.9), tmp_path, batch_size=32).run(line_fitting)
+    assert float(line_fitting(trained)["loss"].detach()) < 0.05 * before
+    line = capsys.readouterr().out.splitlines()[0]
+    for part in ("step", "loss", "lr", "samples/s", "min left"):
+        assert part in line
+
+
+def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path):
+    torch.manual_seed(0)
+    first = Trainer(nn.Linear(1, 1), config(num_steps=20), tmp_path, batch_size=32)
+    first.run(line_fitting)
+    second = Trainer(nn.Linear(1, 1), config(num_steps=40), tmp_path, batch_size=32)
+    assert second.step_index == 20
+    assert torch.equal(second.network.weight, first.network.weight)
+    assert torch.equal(second.ema.network.weight, first.ema.network.weight)
+    second.run(line_fitting)
+    assert second.step_index == 40
+
+
+def test_the_learning_rate_warms_up_and_falls(tmp_path):
+    trainer = Trainer(nn.Linear(1, 1), config(), tmp_path, batch_size=1)
+    rates = []
+    for trainer.step_index in range(61):
+        rates.append(trainer.learning_rate())
+    assert rates[0] < rates[4] and max(rates) <= 0.05
+    assert rates[60] == pytest.approx(0.05 * 0.02, rel=1e-3)
+
+
+def test_the_average_lags_behind_and_has_no_gradient():
+    network = nn.Linear(1, 1)
+    ema = Ema(network, decay=0.9)
+    start = ema.network.weight.clone()
+    with torch.no_grad():
+        network.weight.add_(1.0)
+    ema.update(network)
+    assert start < ema.network.weight <= network.weight
+    assert not any(p.requires_grad for p in ema.network.parameters())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    def broken(network: nn.Module) -> dict[str, torch.Tensor]:
+        return {"loss": network.weight.sum() * float("nan")}
+
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        Trainer(nn.Linear(1, 1), config(), tmp_path, batch_size=1).run(broken)
