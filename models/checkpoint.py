@@ -15,9 +15,7 @@ from torch import Tensor
 Config = TypeVar("Config")
 
 
-def save_checkpoint(
-    path: Path, tensors: dict[str, Tensor], config: object, dtype: torch.dtype | None = None
-) -> None:
+def save_checkpoint(path: Path, tensors: dict[str, Tensor], config: object, dtype: torch.dtype | None = None) -> None:
     """Writes `tensors` (floats in `dtype` when given) with `config`, a dataclass. The file appears whole or not at all."""
     prepared = {
         name: (t.to(dtype) if dtype is not None and t.is_floating_point() else t).detach().contiguous().cpu()
@@ -61,7 +59,9 @@ def parse(value: Any, kind: Any) -> Any:
         hints = get_type_hints(kind)
         unknown = set(value) - {f.name for f in fields(kind)}
         if unknown:
-            raise ValueError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}: the checkpoint is of another version")  # type: ignore[union-attr]
+            raise ValueError(
+                f"{kind.__name__} has no field {', '.join(sorted(unknown))}: the checkpoint is of another version"
+            )  # type: ignore[union-attr]
         return kind(**{name: parse(item, hints[name]) for name, item in value.items()})  # type: ignore[operator]
     if get_origin(kind) is tuple and isinstance(value, list):
         args = get_args(kind)

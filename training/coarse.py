@@ -1,6 +1,6 @@
 """Stage 1: the coarse network, first on Charbonnier alone, then with a light perceptual term.
 
-    python -m training.coarse --pairs DIR --out DIR [--validation DIR --lpips FILE] [--minutes N]
+python -m training.coarse --pairs DIR --out DIR [--validation DIR --lpips FILE] [--minutes N]
 """
 
 import argparse

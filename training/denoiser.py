@@ -1,7 +1,7 @@
 """Stage 3b: router, experts, temperatures, text encoder and denoiser, together, on frozen coarse and perception networks.
 
-    python -m training.denoiser --pairs DIR --features DIR --coarse FILE --perception FILE --names FILE --out DIR
-        [--validation DIR --lpips FILE] [--minutes N]
+python -m training.denoiser --pairs DIR --features DIR --coarse FILE --perception FILE --names FILE --out DIR
+    [--validation DIR --lpips FILE] [--minutes N]
 """
 
 import argparse
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from models.modalities.edge import canny_edges
+from models.modalities.perception import load_perception
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -18,8 +20,6 @@ from evaluation.lpips import LpipsSqueeze
 from models.checkpoint import read_config, read_tensors, save_checkpoint
 from models.configs import COMPACT_DENOISER, VISUAL_MODALITIES, M3ESRConfig
 from models.fusion.experts import FusionConfig
-from models.modalities.edge import canny_edges
-from models.modalities.perception import load_perception
 from models.modalities.text import TextConfig, tokenize, train_tokenizer
 from models.network import M3ESR
 from models.pipeline import Upscaler
@@ -76,7 +76,9 @@ def train(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     network, tokenizer = build(args, dataset)
     perceptual = LpipsSqueeze(args.lpips) if args.lpips and args.lpips_weight > 0 else None
-    stage = GuidedStage(network, tokenizer, replace(GuidedConfig(), lpips_weight=args.lpips_weight), perceptual, args.seed)
+    stage = GuidedStage(
+        network, tokenizer, replace(GuidedConfig(), lpips_weight=args.lpips_weight), perceptual, args.seed
+    )
     rng = np.random.default_rng(args.seed)
 
     def step(_: nn.Module) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Stage 3a: what the trained extractors see in every pair, computed once, so that the denoiser's trainer need not.
 
-    python -m training.features --pairs DIR --perception FILE --names FILE --out DIR
+python -m training.features --pairs DIR --perception FILE --names FILE --out DIR
 """
 
 import argparse
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from models.modalities.perception import PerceptionNet, load_perception
+from models.modalities.rendering import render_depth, render_segmentation
 from torch import Tensor
 
 from models.modalities.caption import describe
-from models.modalities.perception import PerceptionNet, load_perception
-from models.modalities.rendering import render_depth, render_segmentation
 from training.pairs import draw_path
 
 

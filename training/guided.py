@@ -38,7 +38,9 @@ class GuidedPairs:
         for draw in range(index["num_draws"]):
             if not (features / f"captions_{draw:03d}.json").exists():
                 break
-            arrays = {n: np.load(features / f"{n}_{draw:03d}.npy", mmap_mode="r") for n in ("dino", "segmentation", "depth")}
+            arrays = {
+                n: np.load(features / f"{n}_{draw:03d}.npy", mmap_mode="r") for n in ("dino", "segmentation", "depth")
+            }
             captions = json.loads((features / f"captions_{draw:03d}.json").read_text())
             self.draws.append((np.load(draw_path(pairs, draw), mmap_mode="r"), arrays, captions))
         if not self.draws:
@@ -61,7 +63,9 @@ class GuidedPairs:
             captions=[row[5] for row in rows],
         )
 
-    def sample(self, rng: np.random.Generator, tokens: int, margin: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, str]:
+    def sample(
+        self, rng: np.random.Generator, tokens: int, margin: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, str]:
         lr_images, arrays, captions = self.draws[rng.integers(len(self.draws))]
         i = int(rng.choice(self.photographs))
         grid = lr_images.shape[1] // TOKEN

@@ -106,7 +106,9 @@ class Trainer:
                 group["lr"] = self.learning_rate()
             losses = step(self.network)
             if not torch.isfinite(losses["loss"]):
-                raise FloatingPointError(f"loss is {losses['loss'].item()} at step {self.step_index}: lower the learning rate")
+                raise FloatingPointError(
+                    f"loss is {losses['loss'].item()} at step {self.step_index}: lower the learning rate"
+                )
             self.optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)

@@ -10,9 +10,7 @@ def charbonnier(a: Tensor, b: Tensor, epsilon: float = 1e-3) -> Tensor:
     return ((a - b).square() + epsilon**2).sqrt().mean()
 
 
-def robust_perceptual(
-    perceptual: nn.Module, sr_image: Tensor, hr_image: Tensor, generator: torch.Generator
-) -> Tensor:
+def robust_perceptual(perceptual: nn.Module, sr_image: Tensor, hr_image: Tensor, generator: torch.Generator) -> Tensor:
     """LPIPS of the pair after one shared random shift and, half the time, a light blur; a scalar.
 
     LPIPS alone rewards a fine grid locked to the strides of its backbone. The shift moves the strides, the blur hides
@@ -26,4 +24,3 @@ def robust_perceptual(
         pair = F.conv2d(F.pad(pair, (1, 1, 1, 1), mode="replicate"), weight, groups=3)
     a, b = pair.chunk(2)
     return perceptual(a, b).mean()
-

@@ -75,9 +75,7 @@ class PairDataset:
 
     def holdout(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Pairs never sampled, for choosing a model: (lr (3, h, w), hr (3, H, W)), always from draw 0."""
-        return [
-            (to_batch([self._draws[0][i]])[0], to_batch([self._hr[i]])[0]) for i in self.index["held_out"]
-        ]
+        return [(to_batch([self._draws[0][i]])[0], to_batch([self._hr[i]])[0]) for i in self.index["held_out"]]
 
     def _sample(self, rng: np.random.Generator, lr_crop: int) -> tuple[np.ndarray, np.ndarray]:
         hr_crop = lr_crop * self.scale

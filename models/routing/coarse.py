@@ -52,13 +52,9 @@ class CoarseNetwork(nn.Module):
         widths, counts = config.widths, config.num_blocks
         self.head = nn.Conv2d(3, widths[0], 3, padding=1)
         self.encoders = nn.ModuleList(blocks(w, n) for w, n in zip(widths[:-1], counts[:-1], strict=True))
-        self.downs = nn.ModuleList(
-            nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.bottom = blocks(widths[-1], counts[-1])
-        self.ups = nn.ModuleList(
-            nn.Conv2d(b, a * 4, 1) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.ups = nn.ModuleList(nn.Conv2d(b, a * 4, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.decoders = nn.ModuleList(blocks(w, n) for w, n in zip(widths[:-1], counts[:-1], strict=True))
         self.tail = nn.Conv2d(widths[0], 3 * config.scale**2, 3, padding=1)
         nn.init.zeros_(self.tail.weight)

@@ -142,9 +142,7 @@ def light_x4() -> DegradationConfig:
 
 def clean_x4() -> DegradationConfig:
     """Bicubic reduction only, without JPEG."""
-    return replace(
-        DegradationConfig(), light_probability=0.0, clean_probability=1.0, clean_jpeg_probability=0.0
-    )
+    return replace(DegradationConfig(), light_probability=0.0, clean_probability=1.0, clean_jpeg_probability=0.0)
 
 
 RECIPES = {"mixed": mixed_x4, "realesrgan": realesrgan_x4, "light": light_x4, "clean": clean_x4}

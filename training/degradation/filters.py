@@ -35,9 +35,7 @@ def gaussian_taps(radius: int) -> np.ndarray:
     return taps / taps.sum()
 
 
-def sharpen(
-    image: torch.Tensor, radius: int = 50, weight: float = 0.5, threshold: float = 10.0
-) -> torch.Tensor:
+def sharpen(image: torch.Tensor, radius: int = 50, weight: float = 0.5, threshold: float = 10.0) -> torch.Tensor:
     """Unsharp masking of `image` (B, C, H, W) in [0, 1], only where the detail exceeds the threshold.
 
     `threshold` is in 8-bit steps; the mask of strong detail is blurred so that no seam appears.

@@ -24,9 +24,7 @@ def circular_lowpass_kernel(cutoff: float, kernel_size: int, pad_to: int = 0) ->
     return pad_kernel(kernel, pad_to) if pad_to else kernel
 
 
-def bivariate_gaussian(
-    kernel_size: int, sigma_x: float, sigma_y: float | None = None, theta: float = 0.0
-) -> Kernel:
+def bivariate_gaussian(kernel_size: int, sigma_x: float, sigma_y: float | None = None, theta: float = 0.0) -> Kernel:
     """Gaussian exp(-d / 2), d = x^T S^-1 x; sigmas in pixels, theta in radians; no sigma_y: isotropic."""
     return _normalised(np.exp(-0.5 * _mahalanobis(kernel_size, sigma_x, sigma_y, theta)))
 

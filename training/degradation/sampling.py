@@ -47,9 +47,7 @@ def filter2d_numpy(image: np.ndarray, kernel: Kernel) -> np.ndarray:
     return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
 
 
-def sharpen_numpy(
-    image: np.ndarray, radius: int = 50, weight: float = 0.5, threshold: float = 10.0
-) -> np.ndarray:
+def sharpen_numpy(image: np.ndarray, radius: int = 50, weight: float = 0.5, threshold: float = 10.0) -> np.ndarray:
     """Unsharp masking of (H, W, 3) float32 in [0, 1]; as `filters.sharpen`."""
     taps = gaussian_taps(radius)
     detail = image - _separable(image, taps)
@@ -111,9 +109,7 @@ def _finish(
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Resize to the final size with the sinc filter, and JPEG, in either order with equal chance."""
-    kernel = sample_final_kernel(
-        config.kernel, config.final_sinc_probability, config.final_sinc_cutoff_range, rng
-    )
+    kernel = sample_final_kernel(config.kernel, config.final_sinc_probability, config.final_sinc_cutoff_range, rng)
     quality, mode = rng.uniform(*stage.jpeg_quality_range), _resize_mode(rng)
     jpeg_last = rng.random() < 0.5
     if not jpeg_last:
@@ -124,9 +120,7 @@ def _finish(
     return jpeg_numpy(image, quality) if jpeg_last else image
 
 
-def _blur(
-    image: np.ndarray, config: DegradationConfig, stage: StageConfig, rng: np.random.Generator
-) -> np.ndarray:
+def _blur(image: np.ndarray, config: DegradationConfig, stage: StageConfig, rng: np.random.Generator) -> np.ndarray:
     if rng.random() >= stage.blur_probability:
         return image
     return filter2d_numpy(image, sample_blur_kernel(config.kernel, stage.blur_sigma_range, rng))
@@ -141,9 +135,7 @@ def _resize_by(
     return cv2.resize(image, size, interpolation=_resize_mode(rng))
 
 
-def _resize_factor(
-    probabilities: tuple[float, float, float], resize_range: Range, rng: np.random.Generator
-) -> float:
+def _resize_factor(probabilities: tuple[float, float, float], resize_range: Range, rng: np.random.Generator) -> float:
     direction = rng.choice(("up", "down", "keep"), p=probabilities)
     if direction == "up":
         return float(rng.uniform(1.0, resize_range[1]))

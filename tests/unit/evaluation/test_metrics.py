@@ -33,7 +33,9 @@ def test_the_border_does_not_count():
 
 
 def test_luma_follows_bt_601():
-    assert metrics.luma(np.array([[[255, 255, 255], [0, 0, 0]]], np.uint8)) == pytest.approx(np.array([[235, 16]]), abs=0.01)
+    assert metrics.luma(np.array([[[255, 255, 255], [0, 0, 0]]], np.uint8)) == pytest.approx(
+        np.array([[235, 16]]), abs=0.01
+    )
 
 
 @pytest.mark.parametrize("period", [4, 8])

@@ -48,9 +48,7 @@ def test_the_whitened_residual_has_unit_deviation_per_channel():
     codec.fit(images, blurred)
     residual = codec.to_residual(codec.encode(images), codec.encode(blurred))
     assert torch.allclose(residual.std((0, 2, 3)), torch.ones(16), atol=1e-3)
-    assert torch.allclose(
-        codec.from_residual(residual), codec.encode(images) - codec.encode(blurred), atol=1e-5
-    )
+    assert torch.allclose(codec.from_residual(residual), codec.encode(images) - codec.encode(blurred), atol=1e-5)
 
 
 def test_noise_in_a_lapped_latent_draws_less_of_a_grid():

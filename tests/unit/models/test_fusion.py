@@ -56,9 +56,7 @@ def test_the_literal_query_comes_from_the_modality():
     expert = ModalityExpert(CONFIG)
     z, tokens = torch.randn(1, 9, 16), torch.randn(1, 9, 16)
     patch, modality = expert.norm_patch(z), expert.norm_modality(tokens)
-    q, k, v = (
-        expert.split_heads(x) for x in (expert.to_query(modality), expert.to_key(patch), expert.to_value(patch))
-    )
+    q, k, v = (expert.split_heads(x) for x in (expert.to_query(modality), expert.to_key(patch), expert.to_value(patch)))
     attended = (q @ k.transpose(-1, -2) / (8**0.5 * 0.3)).softmax(-1) @ v
     expected = expert.to_output(attended.transpose(1, 2).flatten(2))
     assert torch.allclose(expert(z, tokens, torch.tensor([0.3])), expected, atol=1e-5)

@@ -49,8 +49,7 @@ def test_weight_maps_lie_between_zero_and_one_whatever_the_strength(upscaler):
 def test_a_modality_changes_the_picture_and_so_does_its_strength(upscaler):
     lr_image = picture(16, 16)
     results = [
-        upscaler.upscale(lr_image, UpscaleOptions(modalities=m)).sr_image
-        for m in ({}, {"depth": 1.0}, {"depth": 2.0})
+        upscaler.upscale(lr_image, UpscaleOptions(modalities=m)).sr_image for m in ({}, {"depth": 1.0}, {"depth": 2.0})
     ]
     assert not np.array_equal(results[0], results[1])
     assert not np.array_equal(results[1], results[2])

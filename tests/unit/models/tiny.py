@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import torch
+from models.modalities.config import PerceptionConfig
 from torch import nn
 
 from models.configs import COMPACT_DENOISER, M3ESRConfig, SamplerConfig
 from models.fusion.experts import FusionConfig
-from models.modalities.config import PerceptionConfig
 from models.modalities.text import TextConfig, train_tokenizer
 from models.network import M3ESR
 from models.pipeline import Upscaler
@@ -21,14 +21,24 @@ def tiny_config(**changes: object) -> M3ESRConfig:
     config = M3ESRConfig(
         coarse=CoarseConfig(widths=(8, 12), num_blocks=(1, 1)),
         perception=PerceptionConfig(
-            width=16, stem_width=8, num_stem_blocks=1, num_conv_blocks=1, num_blocks=1, num_heads=2, dino_channels=8,
+            width=16,
+            stem_width=8,
+            num_stem_blocks=1,
+            num_conv_blocks=1,
+            num_blocks=1,
+            num_heads=2,
+            dino_channels=8,
             num_segments=SEGMENTS,
         ),
         router=RouterConfig(width=12, num_heads=2, num_layers=1),
         fusion=FusionConfig(width=16, num_heads=2, map_width=8, dino_channels=8),
         text=TextConfig(vocabulary_size=96, max_tokens=8, width=16, num_heads=2, num_layers=1),
         denoiser=replace(
-            COMPACT_DENOISER, num_layers=2, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=16,
+            COMPACT_DENOISER,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=16,
             pooled_projection_dim=16,
         ),
         sampler=SamplerConfig(num_steps=2),

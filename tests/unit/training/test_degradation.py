@@ -78,9 +78,7 @@ def test_kernels_that_cannot_be_centred_are_refused() -> None:
 
 def test_filter_with_one_kernel_per_sample_equals_the_reference(reference: dict[str, torch.Tensor]) -> None:
     kernels = torch.stack([reference["kernel21"], reference["kernel21"].T])
-    torch.testing.assert_close(
-        filter2d(reference["image"], kernels), reference["filter2D"], atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(filter2d(reference["image"], kernels), reference["filter2D"], atol=1e-6, rtol=0)
 
 
 def test_filter_with_a_shared_kernel_equals_the_reference(reference: dict[str, torch.Tensor]) -> None:
@@ -108,9 +106,7 @@ def test_jpeg_takes_one_quality_per_sample(reference: dict[str, torch.Tensor]) -
     torch.testing.assert_close(compressed, reference["jpeg_q_tensor_35_80"], atol=1e-4, rtol=0)
 
 
-def test_fast_filter_equals_the_torch_filter(
-    reference: dict[str, torch.Tensor], photograph: np.ndarray
-) -> None:
+def test_fast_filter_equals_the_torch_filter(reference: dict[str, torch.Tensor], photograph: np.ndarray) -> None:
     kernel = reference["kernel21"]
     expected = to_array(reference["filter2D_shared"])
     np.testing.assert_allclose(filter2d_numpy(photograph, kernel.numpy()), expected, atol=1e-5)
@@ -120,9 +116,7 @@ def test_fast_filter_equals_the_torch_filter(
     np.testing.assert_allclose(filter2d_numpy(photograph, small), to_array(padded), atol=1e-5)
 
 
-def test_fast_sharpening_equals_the_torch_one(
-    reference: dict[str, torch.Tensor], photograph: np.ndarray
-) -> None:
+def test_fast_sharpening_equals_the_torch_one(reference: dict[str, torch.Tensor], photograph: np.ndarray) -> None:
     np.testing.assert_allclose(sharpen_numpy(photograph), to_array(reference["usm_default"]), atol=1e-5)
 
 
@@ -145,17 +139,13 @@ def test_sampled_kernels_sum_to_one_and_have_the_configured_sizes() -> None:
 
 
 def test_gaussian_noise_has_the_configured_strength() -> None:
-    stage = replace(
-        FIRST_STAGE, gaussian_probability=1.0, gaussian_sigma_range=(10.0, 10.0), gray_probability=0.0
-    )
+    stage = replace(FIRST_STAGE, gaussian_probability=1.0, gaussian_sigma_range=(10.0, 10.0), gray_probability=0.0)
     noisy = add_noise(np.full((128, 128, 3), 0.5, np.float32), stage, np.random.default_rng(0))
     assert noisy.std() * 255 == pytest.approx(10, rel=0.02)
 
 
 def test_poisson_noise_has_the_variance_of_its_signal() -> None:
-    stage = replace(
-        FIRST_STAGE, gaussian_probability=0.0, poisson_scale_range=(1.0, 1.0), gray_probability=0.0
-    )
+    stage = replace(FIRST_STAGE, gaussian_probability=0.0, poisson_scale_range=(1.0, 1.0), gray_probability=0.0)
     ramp = np.linspace(0.2, 0.6, 256, dtype=np.float32)[None, :, None]
     image = np.repeat(np.repeat(ramp, 256, axis=0), 3, axis=2)
     noise = add_noise(image, stage, np.random.default_rng(0)) - image
@@ -173,9 +163,7 @@ def test_gray_noise_is_the_same_on_all_channels(gaussian_probability: float) -> 
 
 
 @pytest.mark.parametrize("config", [DegradationConfig(), realesrgan_x4(), light_x4(), clean_x4()])
-def test_degraded_image_is_a_quarter_in_size_and_8_bit(
-    photograph: np.ndarray, config: DegradationConfig
-) -> None:
+def test_degraded_image_is_a_quarter_in_size_and_8_bit(photograph: np.ndarray, config: DegradationConfig) -> None:
     for seed in range(12):
         lr_image = degrade(photograph, config, np.random.default_rng(seed))
         assert lr_image.shape == (10, 14, 3)

@@ -56,9 +56,7 @@ def test_files_hold_centre_crops_and_their_degraded_forms(photographs: Path, pai
     np.testing.assert_array_equal(lr[4], np.rint(expected * 255))
 
 
-def test_too_small_photograph_is_named(
-    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_too_small_photograph_is_named(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_pairs(photographs, tmp_path, num_draws=0, seed=0, size=SIZE)
     assert "skipped small.png: 64 x 63" in capsys.readouterr().out
 
@@ -169,9 +167,7 @@ def test_command_line_with_two_workers_writes_the_same_pairs(photographs: Path, 
     write_pairs(photographs, alone, num_draws=1, seed=0, num_held_out=1, size=SIZE)
     arguments = ["--photographs", photographs, "--out", shared, "--draws", 1, "--seed", 0, "--holdout", 1]
     command = [sys.executable, "-m", "training.pairs", *map(str, arguments), "--size", str(SIZE)]
-    done = subprocess.run(
-        [*command, "--workers", "2"], capture_output=True, text=True, check=True, timeout=240
-    )
+    done = subprocess.run([*command, "--workers", "2"], capture_output=True, text=True, check=True, timeout=240)
     assert "pairs 5/5" in done.stdout
     np.testing.assert_array_equal(np.load(draw_path(alone, 0)), np.load(draw_path(shared, 0)))
     assert (alone / "index.json").read_text() == (shared / "index.json").read_text()
