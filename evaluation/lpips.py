@@ -16,7 +16,7 @@ POOLED_SLICES = (2, 3, 4)
 
 
 class LpipsSqueeze(nn.Module):
-    """Perceptual distance of two RGB images (B, 3, H, W) in [0, 1], sides of at least 32 px -> (B,), lower is closer."""
+    """Perceptual distance of two RGB images (B, 3, H, W) in [0, 1], sides of at least 32 px -> (B,); low is close."""
 
     def __init__(self, weights: Path):
         super().__init__()

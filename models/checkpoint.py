@@ -16,7 +16,7 @@ Config = TypeVar("Config")
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], config: object, dtype: torch.dtype | None = None) -> None:
-    """Writes `tensors` (floats in `dtype` when given) with `config`, a dataclass. The file appears whole or not at all."""
+    """Writes `tensors` (floats in `dtype` when given) with `config`, a dataclass. Whole or not at all."""
     prepared = {
         name: (t.to(dtype) if dtype is not None and t.is_floating_point() else t).detach().contiguous().cpu()
         for name, t in tensors.items()

@@ -81,7 +81,7 @@ class LappedCodec(nn.Module):
 
     @torch.no_grad()
     def fit(self, hr_images: Tensor, lr_upscaled: Tensor) -> Tensor:
-        """Fits basis and statistics on HR images and their upscaled LR (both (B, 3, H, W)); returns all 192 variances."""
+        """Fits basis and statistics on HR images and their upscaled LR (both (B, 3, H, W)); returns the variances."""
         blocks = F.pixel_unshuffle(self.filter(hr_images, self.prefilter), BLOCK)
         samples = blocks.permute(0, 2, 3, 1).reshape(-1, 3 * BLOCK**2).double()
         centred = samples - samples.mean(0)

@@ -16,7 +16,7 @@ MODALITIES = (*VISUAL_MODALITIES, "text")
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-    """How `compact` is sampled: a flow from the coarse image plus a little noise (sigma 1) to the SR image (sigma 0)."""
+    """How `compact` is sampled: a flow from the coarse image plus a little noise (sigma 1) to the SR image."""
 
     num_steps: int = 4
     noise_scale: float = 0.1  # deviation of the noise at sigma 1, in units of the whitened residual

@@ -104,7 +104,7 @@ class Upscaler:
     def upscale(
         self, lr_image: NDArray[np.float32], options: UpscaleOptions, on_progress: OnProgress | None = None
     ) -> UpscaleResult:
-        """lr_image (H, W, 3) in [0, 1], any size from 1x1. Peak memory beyond input and output is that of one region."""
+        """lr_image (H, W, 3) in [0, 1], any size from 1x1. Beyond input and output, memory is that of one region."""
         if lr_image.ndim != 3 or lr_image.shape[2] != 3 or lr_image.size == 0:
             raise ValueError(f"lr_image has shape {lr_image.shape}; expected (H, W, 3), alpha is handled apart")
         height, width = lr_image.shape[:2]
@@ -172,7 +172,7 @@ class Upscaler:
         return sr, torch.cat([uncertainty_map, *weights], 1)
 
     def read_text(self, lr: Tensor, options: UpscaleOptions, watch: Stopwatch) -> tuple[str, Tensor, Tensor]:
-        """(caption, its token ids (1, L), ids to guide away from). The whole image is captioned, not each region."""
+        """(caption, its token ids (1, L), ids to guide away from). One caption for the whole image."""
         negative = tokenize(self.tokenizer, [options.negative_prompt], self.config.text).to(self.device)
         if options.strength("text") == 0:
             return "", torch.zeros_like(negative), negative

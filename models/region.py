@@ -64,7 +64,7 @@ class Region:
         conditional, weights = network.prepare(lr_latent, *tiles, self.text_ids.expand(len(plan), -1), strengths)
         unconditional = None
         if cfg_scale > 1:
-            # whether the modalities are dropped beside the text is not said; they are kept, as DiT4SR keeps the LR image
+            # whether the modalities are dropped with the text is not said; they are kept, as DiT4SR keeps L
             text, pooled = network.text_encoder(self.null_ids.expand(len(plan), -1))
             unconditional = replace(conditional, text_embeddings=text, pooled=pooled)
         crops = Crops(plan, rows, columns, overlap, conditional, unconditional, {})

@@ -14,7 +14,7 @@ MAX_STEPS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class UpscaleOptions:
-    """One request. `modalities` maps names to strengths in [0, 2]; absent or 0 is off. Raises ValueError on bad values."""
+    """One request. `modalities` maps names to strengths in [0, 2]; 0 is off. Raises ValueError."""
 
     width: int | None = None  # exact output size [px]; both or neither, else `scale`
     height: int | None = None

@@ -1,4 +1,4 @@
-"""Stage 3b: router, experts, temperatures, text encoder and denoiser, together, on frozen coarse and perception networks.
+"""Stage 3b: router, experts, temperatures, text encoder and denoiser, on frozen coarse and perception networks.
 
 python -m training.denoiser --pairs DIR --features DIR --coarse FILE --perception FILE --names FILE --out DIR
     [--validation DIR --lpips FILE] [--minutes N]

@@ -1,4 +1,4 @@
-"""One expert per modality: cross-attention between LR patches and modality tokens, with a temperature (Section 3.3, Eq. 15)."""
+"""One expert per modality: cross-attention between LR patches and modality tokens, with a temperature (Eq. 15)."""
 
 from dataclasses import dataclass
 from typing import Literal

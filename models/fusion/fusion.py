@@ -56,7 +56,7 @@ class ModalityFusion(nn.Module):
         return self.map_encoder(modality)
 
     def prepare(self, z: Tensor, modalities: dict[str, Tensor], expert_weights: dict[str, Tensor]) -> PreparedFusion:
-        """Everything of Eq. 14 that is free of the timestep. Modalities that are off are simply not in the dictionaries."""
+        """Everything of Eq. 14 that is free of the timestep. What is off is in no dictionary."""
         projected = {
             name: self.experts[name].project(z, self.tokens(name, modality))  # type: ignore[operator]
             for name, modality in modalities.items()

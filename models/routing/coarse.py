@@ -1,10 +1,11 @@
 """The coarse super-resolver of `compact`: a residual U-Net on the LR grid, trained by this project.
 
-It plays the part that Real-ESRGAN plays in the paper (Section 3.3): its difference to plain upscaling is the uncertainty
-map (Eq. 13). It is also where the sampler starts. Real-ESRGAN's own networks are in `realesrgan.py`.
+It plays the part that Real-ESRGAN plays in the paper (Section 3.3): its difference to plain upscaling is the
+uncertainty map (Eq. 13). It is also where the sampler starts. Real-ESRGAN's own networks are in `realesrgan.py`.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -52,9 +53,9 @@ class CoarseNetwork(nn.Module):
         widths, counts = config.widths, config.num_blocks
         self.head = nn.Conv2d(3, widths[0], 3, padding=1)
         self.encoders = nn.ModuleList(blocks(w, n) for w, n in zip(widths[:-1], counts[:-1], strict=True))
-        self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
         self.bottom = blocks(widths[-1], counts[-1])
-        self.ups = nn.ModuleList(nn.Conv2d(b, a * 4, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.ups = nn.ModuleList(nn.Conv2d(b, a * 4, 1) for a, b in pairwise(widths))
         self.decoders = nn.ModuleList(blocks(w, n) for w, n in zip(widths[:-1], counts[:-1], strict=True))
         self.tail = nn.Conv2d(widths[0], 3 * config.scale**2, 3, padding=1)
         nn.init.zeros_(self.tail.weight)

@@ -1,4 +1,4 @@
-"""The router: a small transformer that reads LR patches and their uncertainty and says which expert to trust (Section 3.3)."""
+"""The router: a small transformer over LR patches and uncertainty that says which expert to trust (Section 3.3)."""
 
 from dataclasses import dataclass
 
@@ -33,9 +33,9 @@ class RouterLayer(nn.Module):
 
 
 class UncertaintyRouter(nn.Module):
-    """LR image (B, 3, H, W) in [0, 1] and U(x) (B, 1, H/4, W/4) >= 0 -> expert weights, (B, H/4, W/4) per modality in [0, 1].
+    """LR image (B, 3, H, W) in [0, 1], U(x) (B, 1, H/4, W/4) -> per modality expert weights (B, H/4, W/4) in [0, 1].
 
-    Sigmoid per modality: the paper asks for w in [0, 1] and not that the experts compete. The timestep is no input, so
+    Sigmoid per modality: the paper asks for w in [0, 1] and not that the experts compete. No timestep enters, so
     the weights of an image are computed once. How U enters is not said: here log(1 + 10 U) joins the pixels of the patch.
     """
 

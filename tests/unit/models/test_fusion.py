@@ -76,7 +76,7 @@ def test_the_literal_reading_refuses_grids_that_differ():
 def test_a_low_temperature_attends_more_sharply():
     torch.manual_seed(2)
     expert = ModalityExpert(CONFIG)
-    q, k, v = expert.project(torch.randn(1, 9, 16), torch.randn(1, 9, 16))
+    q, k, _ = expert.project(torch.randn(1, 9, 16), torch.randn(1, 9, 16))
     entropy = {}
     for tau in (0.1, 1.0):
         share = (q @ k.transpose(-1, -2) / (8**0.5 * tau)).softmax(-1)
