@@ -102,15 +102,13 @@ def decode_opened(image: Image.Image, content: bytes, max_pixels: int | None) ->
     # Before load(), in which Pillow turns a TIFF upright and resets the tag; OpenCV gets it as it is stored.
     orientation = read_orientation(image)
     exif, profile = read_exif(image), image.info.get("icc_profile")
-    image.load()  # fails on truncated files; OpenCV below would be less strict
+    image.load()  # fails on truncated files, before OpenCV gets them: it may fill in what is missing
     if image.mode not in GRAY_MODES + COLOUR_MODES:
         raise ImageDecodeError(f"images of mode {image.mode} are not supported", "unsupported_image")
     # A palette has no gray of its own; a 1-bit or gray file has, also when OpenCV returns it as colour.
     is_gray = image.mode in GRAY_MODES or (is_deep and image.format == "PNG" and content[25] == 4)
     samples = turn_upright(pillow_samples(image, profile), read_orientation(image))
-    if (
-        is_deep and samples.dtype != np.uint16
-    ):  # Pillow reads 16-bit gray whole, colour only by its upper bytes
+    if is_deep and samples.dtype != np.uint16:  # Pillow reads 16-bit gray whole, of colour the upper bytes
         deep_samples = read_16_bits(content, orientation, samples)
         samples = samples if deep_samples is None else deep_samples
     if samples.ndim == 2:

@@ -24,13 +24,13 @@ def test_a_faint_step_is_below_the_thresholds():
     assert canny_edges(image, low=10, high=20).any()
 
 
-def test_blue_weighs_less_than_green():
-    image = torch.zeros(2, 3, 16, 20)
-    image[0, 2, :, 10:] = 0.4
-    image[1, 1, :, 10:] = 0.4
-    edges = canny_edges(image)
-    assert not edges[0].any()
-    assert edges[1].any()
+def test_green_weighs_more_than_red_and_red_more_than_blue():
+    faint, strong = torch.zeros(2, 3, 3, 16, 20)
+    for channel in range(3):
+        faint[channel, channel, :, 10:] = 0.4
+        strong[channel, channel, :, 10:] = 0.8
+    assert canny_edges(faint).flatten(1).any(dim=1).tolist() == [False, True, False]
+    assert canny_edges(strong).flatten(1).any(dim=1).tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (33, 2)])
