@@ -150,7 +150,7 @@ class Upscaler:
     def run_region(
         self, region: Region, names: tuple[str, ...], options: UpscaleOptions, sigmas: Tensor, watch: Stopwatch
     ) -> tuple[Tensor, Tensor]:
-        """SR image (1, 3, 16 rows, 16 columns) of a region and its maps (1, 1 + M, rows, columns), uncertainty first."""
+        """SR image (1, 3, 16 rows, 16 columns) of a region and its maps (1, 1 + M, rows, columns), U first."""
         network = self.network
         with watch.stage("coarse", 0.0):
             upscaled, coarse_sr, uncertainty_map = network.estimate(region.lr_image)
@@ -172,7 +172,7 @@ class Upscaler:
         return sr, torch.cat([uncertainty_map, *weights], 1)
 
     def read_text(self, lr: Tensor, options: UpscaleOptions, watch: Stopwatch) -> tuple[str, Tensor, Tensor]:
-        """(caption, its token ids (1, L), ids to guide away from). One caption for the whole image."""
+        """(caption, its token ids (1, L), ids to guide away from): one caption for the image."""
         negative = tokenize(self.tokenizer, [options.negative_prompt], self.config.text).to(self.device)
         if options.strength("text") == 0:
             return "", torch.zeros_like(negative), negative

@@ -36,7 +36,7 @@ class UncertaintyRouter(nn.Module):
     """LR image (B, 3, H, W) in [0, 1], U(x) (B, 1, H/4, W/4) -> per modality expert weights (B, H/4, W/4) in [0, 1].
 
     Sigmoid per modality: the paper asks for w in [0, 1] and not that the experts compete. No timestep enters, so
-    the weights of an image are computed once. How U enters is not said: here log(1 + 10 U) joins the pixels of the patch.
+    the weights of an image are computed once. How U enters is not said: here log(1 + 10 U) joins the pixels of a patch.
     """
 
     def __init__(self, config: RouterConfig):
