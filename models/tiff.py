@@ -12,9 +12,7 @@ DEFLATE, HORIZONTAL_DIFFERENCES, UNASSOCIATED_ALPHA, UNSIGNED = 8, 2, 2, 1
 BYTE, LONG, UNDEFINED = 1, 4, 7  # TIFF field types
 
 
-def encode_tiff(
-    samples: np.ndarray, icc_profile: bytes | None, exif: Image.Exif | None, xmp: bytes | None
-) -> bytes:
+def encode_tiff(samples: np.ndarray, icc_profile: bytes | None, exif: Image.Exif | None, xmp: bytes | None) -> bytes:
     """Writes (H, W, C) uint8 or uint16, C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha. Lossless."""
     height, width, channels = samples.shape
     rows_per_strip = max(1, STRIP_BYTES // samples[0].nbytes)

@@ -51,9 +51,7 @@ def plan_tiles(
     sides = min(tile, padded[0]), min(tile, padded[1])
     if square:
         sides = (min(sides),) * 2
-    tops, lefts = (
-        axis_starts(length, side, overlap, multiple) for length, side in zip(padded, sides, strict=True)
-    )
+    tops, lefts = (axis_starts(length, side, overlap, multiple) for length, side in zip(padded, sides, strict=True))
     return tuple(Tile(top, left, *sides) for top in tops for left in lefts)
 
 
@@ -132,9 +130,7 @@ class BlendAccumulator:
         return self.total
 
 
-def axis_weights(
-    sides: dict[int, int], length: int, overlap: int, scale: int, feather: str
-) -> dict[int, Tensor]:
+def axis_weights(sides: dict[int, int], length: int, overlap: int, scale: int, feather: str) -> dict[int, Tensor]:
     """Weights of the tiles of one axis by their start, float64, summing to 1 at each of `length` places."""
     raw, total = {}, torch.zeros(length, dtype=torch.float64)
     first, last = min(sides), max(sides)
@@ -183,9 +179,7 @@ def run_tiled(
     return blend.result()
 
 
-def run_padded_tiles(
-    network: Callable[[Tensor], Tensor], image: Tensor, tile: int, pad: int, scale: int
-) -> Tensor:
+def run_padded_tiles(network: Callable[[Tensor], Tensor], image: Tensor, tile: int, pad: int, scale: int) -> Tensor:
     """Runs a convolutional network tile by tile with `pad` pixels of context and no blend.
 
     image: (B, C, H, W).  tile: side of a tile, 0 for the whole image at once.  pad: context read around

@@ -30,9 +30,7 @@ def test_the_low_frequencies_equal_the_official_decomposition(official):
 
 
 def test_the_8_bit_entry_point_differs_only_by_its_truncation(official):
-    sr_image, reference = (
-        official[name].permute(2, 0, 1)[None].float() / 255 for name in ("target_u8", "source_u8")
-    )
+    sr_image, reference = (official[name].permute(2, 0, 1)[None].float() / 255 for name in ("target_u8", "source_u8"))
     corrected = correct_colour(sr_image, reference, "wavelet")[0].permute(1, 2, 0) * 255
     assert (corrected - official["wavelet_u8"]).min() > -1e-3
     assert (corrected - official["wavelet_u8"]).max() < 1 + 1e-3

@@ -55,9 +55,7 @@ def deep_png(samples: np.ndarray, colour_type: int, *chunks: bytes) -> bytes:
 @pytest.mark.parametrize("image_format", FORMATS)
 def test_every_format_is_read(image_format, tmp_path: Path):
     ramp = np.linspace(0, 255, 64).astype(np.uint8)
-    image = np.stack(
-        [np.tile(ramp, (48, 1)), np.tile(ramp[::-1], (48, 1)), np.full((48, 64), 90, np.uint8)], -1
-    )
+    image = np.stack([np.tile(ramp, (48, 1)), np.tile(ramp[::-1], (48, 1)), np.full((48, 64), 90, np.uint8)], -1)
     path = tmp_path / "image"
     path.write_bytes(file_of(Image.fromarray(image), image_format, quality=95))
     for source in (path, path.read_bytes()):
@@ -65,9 +63,7 @@ def test_every_format_is_read(image_format, tmp_path: Path):
         assert decoded.pixels.shape == (48, 64, 3)
         assert decoded.pixels.dtype == np.float32
         assert (decoded.bit_depth, decoded.alpha, decoded.is_gray) == (8, None, False)
-        assert np.abs(decoded.pixels - image / 255).max() < (
-            1e-6 if image_format in ("PNG", "TIFF") else 0.08
-        )
+        assert np.abs(decoded.pixels - image / 255).max() < (1e-6 if image_format in ("PNG", "TIFF") else 0.08)
 
 
 @pytest.mark.parametrize("orientation", STORED_AS)
@@ -260,9 +256,7 @@ def test_other_formats_that_pillow_knows_stay_closed():
 def test_too_many_pixels_are_refused_before_decoding():
     header = struct.pack(">IIBBBBB", 12_000, 9_000, 8, 2, 0, 0, 0)  # a header alone: decoding would fail
     data = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"")
-    with pytest.raises(
-        ImageDecodeError, match=r"12000 x 9000 is 108\.0 Mpx, the limit is 50\.0 Mpx"
-    ) as caught:
+    with pytest.raises(ImageDecodeError, match=r"12000 x 9000 is 108\.0 Mpx, the limit is 50\.0 Mpx") as caught:
         decode_image(data, max_pixels=50_000_000)
     assert caught.value.code == "image_too_large"
     with pytest.raises(ImageDecodeError, match="damaged"):

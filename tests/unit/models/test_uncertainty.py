@@ -22,9 +22,7 @@ def test_where_both_agree_there_is_none():
 def test_opposite_errors_add_up():
     upscaled_lr = torch.full((1, 3, 16, 16), 0.5)
     signs = torch.tensor([1.0, -1.0]).repeat(8)
-    assert torch.allclose(
-        estimate_uncertainty(upscaled_lr + 0.1 * signs, upscaled_lr), torch.tensor(0.3), atol=1e-6
-    )
+    assert torch.allclose(estimate_uncertainty(upscaled_lr + 0.1 * signs, upscaled_lr), torch.tensor(0.3), atol=1e-6)
 
 
 def test_a_patch_cut_by_the_border_averages_what_it_has():
