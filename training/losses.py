@@ -37,23 +37,25 @@ def blur(image: Tensor) -> Tensor:
 
 
 def grid_loss(sr_image: Tensor, hr_image: Tensor) -> Tensor:
-    """How much gradient energy is gathered at one phase of period 2, 4 or 8, beyond the HR image's; a scalar, 0 is none.
+    """How much gradient is gathered at single phases of period 2, 4 or 8, beyond the HR image's; a scalar, 0 is none.
 
-    Sides must be multiples of 8 and the crop aligned, so that the phases are those of the upsampling.
+    Crops must be aligned, so that the phases are those of the upsampling.
     """
     total = sr_image.new_zeros(())
     for axis in (-1, -2):
-        profiles = [phase_profile(image, axis) for image in (sr_image, hr_image)]
-        total = total + (profiles[0] - profiles[1]).square().sum()
-        # period 2 needs the second difference: a comb of equal steps has equal first differences
-        profiles = [phase_profile(image.diff(dim=axis), axis) for image in (sr_image, hr_image)]
-        total = total + (profiles[0] - profiles[1]).square().sum()
+        for a, b in zip(phase_profiles(sr_image, axis), phase_profiles(hr_image, axis), strict=True):
+            total = total + (a - b).square().sum()
     return total
 
 
-def phase_profile(image: Tensor, axis: int) -> Tensor:
-    """Mean absolute difference of neighbours at each of 8 phases along an axis, relative to their mean: (8,)."""
-    profile = image.diff(dim=axis).abs().transpose(axis, -1).flatten(0, -2).mean(0)
-    count = len(profile) // 8 * 8
-    phases = profile[:count].unflatten(0, (-1, 8)).mean(0)
-    return phases / phases.mean().clamp_min(1e-6)
+def phase_profiles(image: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Mean absolute and mean signed difference of neighbours at each of 8 phases, relative to the first's mean: (8,) each.
+
+    The signed one sees a comb of period 2, whose steps are equally large at both phases and only differ in sign.
+    """
+    steps = image.diff(dim=axis).transpose(axis, -1).flatten(0, -2)
+    count = steps.shape[-1] // 8 * 8
+    phases = steps[:, :count].unflatten(1, (-1, 8))
+    absolute, signed = phases.abs().mean((0, 1)), phases.mean((0, 1))
+    mean = absolute.mean().clamp_min(1e-6)
+    return absolute / mean, signed / mean

@@ -21,14 +21,7 @@ def tiny_config(**changes: object) -> M3ESRConfig:
     config = M3ESRConfig(
         coarse=CoarseConfig(widths=(8, 12), num_blocks=(1, 1)),
         perception=PerceptionConfig(
-            width=16,
-            stem_width=8,
-            num_stem_blocks=1,
-            num_conv_blocks=1,
-            num_blocks=1,
-            num_heads=2,
-            dino_channels=8,
-            num_segments=SEGMENTS,
+            width=16, fine_width=8, num_blocks=1, num_heads=2, dino_channels=8, num_segments=SEGMENTS
         ),
         router=RouterConfig(width=12, num_heads=2, num_layers=1),
         fusion=FusionConfig(width=16, num_heads=2, map_width=8, dino_channels=8),
