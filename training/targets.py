@@ -22,9 +22,8 @@ import torch.nn.functional as F
 from models.modalities.config import SEGMENT_NAMES
 from training.teachers import RAW_CHANNELS, RAW_GROUPS, Teachers
 
-# one letter per class in segment_labels.json, in the order of SEGMENT_NAMES; "g" (grass) joins the plants,
-# "k" (darkness) joins nothing: an unlit area says nothing about what it is
-CODES = "scnwtlfrdibopahuemLB"
+# one letter per class in segment_labels.json, in the order of SEGMENT_NAMES; "g" (grass) joins the plants
+CODES = "scnwtlfrdibopahuemLBk"
 PROBE_COMPONENTS = 192
 DINO_CHANNELS = 64
 # weights of the feature groups: the shallow MobileNet block (texture) counts less than the deep ones
@@ -127,8 +126,7 @@ def load_labels(path: Path | None = None) -> dict[str, dict[int, list[int]]]:
     for name, entry in json.loads(text).items():
         labels[name] = {}
         for code, tokens in entry.items():
-            if code != "k":
-                labels[name].setdefault(CODES.index(code.replace("g", "l")), []).extend(tokens)
+            labels[name].setdefault(CODES.index(code.replace("g", "l")), []).extend(tokens)
     return labels
 
 

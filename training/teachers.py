@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-TOKEN = 16  # HR pixels per token side
+TOKENS = 32  # per side of a photograph: one for 16 HR pixels
 MOBILENET = "mobilenet_v2_1.0_224_quant.tflite"
 DEEPLAB = "deeplabv3_mnv2_pascal_quant.tflite"
 # tensor numbers inside the two files: block outputs at stride 16 (and 32 for the deep MobileNet block)
@@ -98,7 +98,7 @@ class Teachers:
         small = cv2.resize(hr_image, (384, 384), interpolation=cv2.INTER_AREA)
         *mobile, classes = self._mobilenet.run(self._continue(hr_image), (*MOBILENET_LAYERS, MOBILENET_LOGITS))
         *deep, voc = self._deeplab.run(self._continue(small), (*DEEPLAB_LAYERS, DEEPLAB_LOGITS))
-        grids = [self._to_tokens(x, self.side) for x in mobile] + [self._to_tokens(x, 384) for x in (*deep, voc)]
+        grids = [to_tokens(x, self.side, self.margin) for x in mobile] + [to_tokens(x, 384, self.margin) for x in (*deep, voc)]
         return TeacherView(np.concatenate(grids[:-1], axis=-1), grids[-1], classes.mean(axis=(0, 1)))
 
     def _continue(self, image: np.ndarray) -> np.ndarray:
@@ -106,12 +106,15 @@ class Teachers:
         around = (self.margin, self.margin + 1)
         return np.pad(image, (around, around, (0, 0)), mode="reflect")
 
-    def _to_tokens(self, cells: np.ndarray, side: int) -> np.ndarray:
-        """cells (n, n, C), evenly spaced from pixel 0 of the continued image to its last -> (32, 32, C) token centres."""
-        step = (side + 2 * self.margin) / (cells.shape[0] - 1)  # pixels between cells
-        tokens = self.side // TOKEN
-        centres = (self.margin + (np.arange(tokens) + 0.5) * side / tokens) / step
-        low = np.floor(centres).astype(int)
-        part = (centres - low).astype(np.float32)
-        rows = cells[low] * (1 - part)[:, None, None] + cells[low + 1] * part[:, None, None]
-        return rows[:, low] * (1 - part)[None, :, None] + rows[:, low + 1] * part[None, :, None]
+
+def to_tokens(cells: np.ndarray, side: int, margin: int = 64) -> np.ndarray:
+    """cells (n, n, C), evenly spaced from pixel 0 of the continued photograph to its last -> (32, 32, C) at token centres.
+
+    side: the photograph's own side in the network's pixels. Linear interpolation.
+    """
+    step = (side + 2 * margin) / (cells.shape[0] - 1)  # pixels between cells
+    centres = (margin + (np.arange(TOKENS) + 0.5) * side / TOKENS) / step
+    low = np.floor(centres).astype(int)
+    part = (centres - low).astype(np.float32)
+    rows = cells[low] * (1 - part)[:, None, None] + cells[low + 1] * part[:, None, None]
+    return rows[:, low] * (1 - part)[None, :, None] + rows[:, low + 1] * part[None, :, None]

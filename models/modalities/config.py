@@ -24,6 +24,7 @@ SEGMENT_NAMES = (
     "an object",
     "lights",
     "a blurred background",
+    "darkness",
 )
 
 
@@ -31,7 +32,7 @@ SEGMENT_NAMES = (
 class PerceptionConfig:
     """Sizes of PerceptionNet. One token covers 4 x 4 LR pixels (16 x 16 HR pixels at x4)."""
 
-    width: int = 160  # D, channels of a token
+    width: int = 128  # D, channels of a token
     stem_width: int = 32  # channels at half the LR resolution, where the heads find their edges
     num_stem_blocks: int = 1  # convolution blocks at LR/2
     num_conv_blocks: int = 2  # convolution blocks on the token grid, before attention
@@ -39,7 +40,7 @@ class PerceptionConfig:
     num_heads: int = 4  # N
     mlp_ratio: int = 3
     dino_channels: int = 64  # Cd: principal components of the teachers' patch features
-    num_segments: int = 20  # S: segment classes, see SEGMENT_NAMES
+    num_segments: int = len(SEGMENT_NAMES)  # S: segment classes, see SEGMENT_NAMES
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads:
