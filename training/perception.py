@@ -1,8 +1,11 @@
-"""Stage 2: PerceptionNet learns from the degraded LR what the teachers saw in the HR, and depth from rendered scenes.
+"""Stage 2: PerceptionNet learns from the degraded LR what the teachers saw in the HR, and depth from
+rendered scenes.
 
-    python -m training.perception --pairs DIR --teachers DIR --scenes DIR --out DIR --minutes N [--validation LR_FOLDER]
+    python -m training.perception --pairs DIR --teachers DIR --scenes DIR --out DIR --minutes N
+    [--validation LR_FOLDER]
 
-Needs `training.pairs`, `training.targets` and `training.scene_cache` first. Writes perception.safetensors (the averaged
+Needs `training.pairs`, `training.targets` and `training.scene_cache` first. Writes perception.safetensors
+(the averaged
 weights, at every validation), names.json (a name per segment class) and state.pt (to resume).
 """
 
@@ -19,9 +22,10 @@ from torch import Tensor, nn
 from models.modalities.config import SEGMENT_NAMES, PerceptionConfig
 from models.modalities.perception import PATCH, PerceptionNet, save_perception
 from training.loop import LoopConfig, Trainer
-from training.pairs import PairDataset, to_batch
+from training.pairs import draw_path, to_batch
 from training.perception_metrics import validate_depth, validate_photographs
 from training.scene_cache import HELD_OUT, SKY_CLASSES
+from training.teachers import stem_weights
 
 FEATURE_WEIGHT, SEGMENT_WEIGHT, DEPTH_WEIGHT, SKY_WEIGHT = 1.0, 0.5, 1.0, 0.3
 
@@ -36,28 +40,35 @@ class PhotographBatch:
 
 
 class PhotographData:
-    """Random crops of the pair cache with the teachers' targets, aligned to tokens; mirrored left and right only.
+    """Random crops of the pair cache with the teachers' targets, aligned to tokens; mirrored left and
+    right only.
 
     Not turned or flipped up and down: that the sky is above is among the things to learn.
     """
 
     def __init__(self, pairs: Path, teachers: Path) -> None:
-        self._pairs = PairDataset(pairs)
+        self._index, self._folder = json.loads((pairs / "index.json").read_text()), pairs
+        self._draws: list[np.ndarray] = []
         names = (teachers / "names.txt").read_text().splitlines()
         self._features = np.load(teachers / "features.npy", mmap_mode="r")
         self._segments = np.load(teachers / "segments.npy", mmap_mode="r")
         self.feature_scale = float(np.sqrt(np.mean(self._features[::8].astype(np.float32) ** 2)))
-        self._rows = np.array([names.index(name) for name in self._pairs.index["names"]])
-        held_out = set(self._pairs.index["held_out"])
+        self._rows = np.array([names.index(name) for name in self._index["names"]])
+        held_out = set(self._index["held_out"])
         self._training = np.array([i for i in range(len(self._rows)) if i not in held_out])
+
+    def _refresh(self) -> None:
+        """Open the draws that were finished since the last batch."""
+        while (path := draw_path(self._folder, len(self._draws))).exists():
+            self._draws.append(np.load(path, mmap_mode="r"))
 
     def sample(self, rng: np.random.Generator, batch_size: int, crop: int) -> PhotographBatch:
         """crop: LR pixels, a multiple of 4."""
-        self._pairs.refresh()
+        self._refresh()
         lr_images, features, segments = [], [], []
         for _ in range(batch_size):
             i = rng.choice(self._training)
-            source = self._pairs._draws[rng.integers(self._pairs.num_draws)][i]
+            source = self._draws[rng.integers(len(self._draws))][i]
             top, left = (PATCH * int(rng.integers((side - crop) // PATCH + 1)) for side in source.shape[:2])
             mirror = slice(None, None, -1 if rng.random() < 0.5 else 1)
             lr_images.append(source[top : top + crop, left : left + crop][:, mirror])
@@ -77,7 +88,9 @@ class SceneData:
         self.depths = np.load(folder / "scenes_depth.npy", mmap_mode="r")  # (num, h/2, w/2)
 
     def sample(self, rng: np.random.Generator, batch_size: int, crop: int) -> tuple[Tensor, Tensor]:
-        """lr_image (B, 3, c, c) in [0, 1], inverse depth (B, 1, c/2, c/2) with 1 for the nearest of the view."""
+        """lr_image (B, 3, c, c) in [0, 1], inverse depth (B, 1, c/2, c/2) with 1 for the nearest of the
+        view.
+        """
         ready = int((self._folder / "scenes_ready.txt").read_text())
         if ready <= HELD_OUT:
             raise FileNotFoundError(f"only {ready} scenes in {self._folder}: wait for training.scene_cache")
@@ -85,7 +98,9 @@ class SceneData:
         for _ in range(batch_size):
             i, draw = rng.integers(HELD_OUT, ready), rng.integers(self.lr_images.shape[1])
             mirror = slice(None, None, -1 if rng.random() < 0.5 else 1)
-            top, left = (PATCH * int(rng.integers((s - crop) // PATCH + 1)) for s in self.lr_images.shape[2:4])
+            top, left = (
+                PATCH * int(rng.integers((s - crop) // PATCH + 1)) for s in self.lr_images.shape[2:4]
+            )
             lr_images.append(_window(self.lr_images[i, draw], top, left, crop)[:, mirror])
             depths.append(_window(self.depths[i][..., None], top // 2, left // 2, crop // 2)[:, mirror])
         depth = _stack(depths)
@@ -114,11 +129,11 @@ def segment_loss(logits: Tensor, probabilities: Tensor) -> Tensor:
 
 
 def depth_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Inverse depth (B, 1, h, w): blind to scale and shift (MiDaS), its gradients, and lightly the values themselves."""
+    """Inverse depth (B, 1, h, w): blind to scale and shift (MiDaS), its gradients, and lightly the values
+    themselves.
+    """
     aligned, wanted = _standardise(predicted), _standardise(target)
-    edges = sum(
-        (aligned.diff(dim=axis) - wanted.diff(dim=axis)).abs().mean() for axis in (2, 3)
-    )
+    edges = sum((aligned.diff(dim=axis) - wanted.diff(dim=axis)).abs().mean() for axis in (2, 3))
     return (aligned - wanted).abs().mean() + 0.5 * edges + 0.5 * (predicted - target).abs().mean()
 
 
@@ -130,7 +145,9 @@ def _standardise(depth: Tensor) -> Tensor:
 
 
 def sky_loss(depth: Tensor, segments: Tensor) -> Tensor:
-    """Sky, clouds and night sky in photographs are infinitely far: inverse depth 0. The only depth taught on photographs."""
+    """Sky, clouds and night sky in photographs are infinitely far: inverse depth 0. The only depth taught
+    on photographs.
+    """
     sky = segments[:, SKY_CLASSES].sum(dim=1, keepdim=True)
     return (depth * (sky > 0.7)).mean()
 
@@ -138,7 +155,9 @@ def sky_loss(depth: Tensor, segments: Tensor) -> Tensor:
 class Step:
     """One training step: photographs for features, segments and sky; scenes for depth."""
 
-    def __init__(self, photographs: PhotographData, scenes: SceneData, seed: int, crop: int, num: tuple[int, int]) -> None:
+    def __init__(
+        self, photographs: PhotographData, scenes: SceneData, seed: int, crop: int, num: tuple[int, int]
+    ) -> None:
         self._photographs, self._scenes = photographs, scenes
         self._rng, self._crop, self._num = np.random.default_rng(seed), crop, num
 
@@ -160,10 +179,18 @@ class Step:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("pairs", "teachers", "scenes", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--validation", type=Path, help="folder of LR photographs that the teachers saw in HR")
+    parser.add_argument(
+        "--validation", type=Path, help="folder of LR photographs that the teachers saw in HR"
+    )
+    parser.add_argument(
+        "--nets", type=Path, help="folder of the teachers: the stem starts from MobileNetV2's own weights"
+    )
+    parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--crop", type=int, default=64, help="LR pixels, a multiple of 4")
     parser.add_argument("--photographs-per-step", type=int, default=8)
@@ -175,10 +202,18 @@ def main() -> None:
     photographs, scenes = PhotographData(args.pairs, args.teachers), SceneData(args.scenes)
     num = (args.photographs_per_step, args.scenes_per_step)
     config = LoopConfig(
-        num_steps=10**9, minutes=args.minutes, learning_rate=1.5e-3, weight_decay=0.02, ema_decay=0.998, log_every=20, warmup_steps=60,
+        num_steps=10**9,
+        minutes=args.minutes,
+        learning_rate=args.learning_rate,
+        weight_decay=0.02,
+        ema_decay=0.998,
+        log_every=20,
+        warmup_steps=60,
         validate_minutes=args.validate_minutes,
     )
-    network = PerceptionNet(PerceptionConfig()).to(memory_format=torch.channels_last)
+    network = PerceptionNet(PerceptionConfig())
+    if args.nets:
+        network.stem.load_state_dict(stem_weights(args.nets))
     trainer = Trainer(network, config, args.out, sum(num))
     (args.out / "names.json").write_text(json.dumps(SEGMENT_NAMES))
 

@@ -1,4 +1,6 @@
-"""How well PerceptionNet agrees with the teachers on held-out photographs, and with the truth on held-out scenes."""
+"""How well PerceptionNet agrees with the teachers on held-out photographs, and with the truth on held-out
+scenes.
+"""
 
 from pathlib import Path
 
@@ -17,8 +19,10 @@ from training.targets import read_photograph
 def validate_photographs(network: PerceptionNet, lr_folder: Path, teachers: Path) -> dict[str, float]:
     """The LR photographs of a folder against the teachers' view of the HR photographs of the same name.
 
-    cosine: mean over tokens. agreement: share of pixels with the teacher's class; sure_agreement: where the teacher gives its
-    class at least 0.7. miou: mean intersection over union over the classes that the teacher shows on at least 0.5 % of pixels.
+    cosine: mean over tokens. agreement: share of pixels with the teacher's class; sure_agreement: where
+    the teacher gives its
+    class at least 0.7. miou: mean intersection over union over the classes that the teacher shows on at
+    least 0.5 % of pixels.
     """
     stems = [Path(name).stem for name in (teachers / "names.txt").read_text().splitlines()]
     features = np.load(teachers / "features.npy", mmap_mode="r")
@@ -31,7 +35,9 @@ def validate_photographs(network: PerceptionNet, lr_folder: Path, teachers: Path
         cosines.append(F.cosine_similarity(seen.dino, target, dim=1).mean().item())
         wanted, found = segments[row].argmax(axis=-1), seen.segmentation[0].argmax(dim=0).numpy()
         num = segments.shape[-1]
-        confusion = confusion + np.bincount((wanted * num + found).ravel(), minlength=num * num).reshape(num, num)
+        confusion = confusion + np.bincount((wanted * num + found).ravel(), minlength=num * num).reshape(
+            num, num
+        )
         sure.append((wanted == found)[segments[row].max(axis=-1) >= 0.7 * 255])
     both = np.diag(confusion)
     union = confusion.sum(axis=0) + confusion.sum(axis=1) - both
@@ -46,9 +52,11 @@ def validate_photographs(network: PerceptionNet, lr_folder: Path, teachers: Path
 
 @torch.inference_mode()
 def validate_depth(network: PerceptionNet, scenes) -> dict[str, float]:
-    """Held-out rendered scenes (a SceneData): rank correlation of inverse depth, and error after the best scale and shift.
+    """Held-out rendered scenes (a SceneData): rank correlation of inverse depth, and error after the best
+    scale and shift.
 
-    depth_rank: Spearman's, mean over scenes. depth_error: mean |aligned - true| over the true range (0.25 = a constant, roughly).
+    depth_rank: Spearman's, mean over scenes. depth_error: mean |aligned - true| over the true range (0.25
+    = a constant, roughly).
     """
     ranks, errors = [], []
     for i in range(HELD_OUT):

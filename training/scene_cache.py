@@ -1,6 +1,7 @@
 """Rendered scenes, degraded like photographs, on disk: written by one process while another trains.
 
-`scenes_lr.npy` (num, draws, h, w, 3) uint8 and `scenes_depth.npy` (num, h/2, w/2) float16 inverse depth (1 / camera heights);
+`scenes_lr.npy` (num, draws, h, w, 3) uint8 and `scenes_depth.npy` (num, h/2, w/2) float16 inverse depth (1
+/ camera heights);
 `scenes_ready.txt` holds how many are finished. The first `HELD_OUT` scenes are never trained on.
 
     python -m training.scene_cache --pairs FOLDER --teachers FOLDER --out FOLDER --count N
@@ -25,7 +26,9 @@ SKY_CLASSES = [SEGMENT_NAMES.index(name) for name in ("sky", "clouds", "night sk
 
 def sky_photographs(segments: np.ndarray, least: float = 0.9) -> np.ndarray:
     """segments (num, 64, 64, S) uint8 -> indices of photographs that are nearly all sky."""
-    return np.flatnonzero(segments[..., SKY_CLASSES].sum(axis=-1, dtype=np.float32).mean(axis=(1, 2)) > 255 * least)
+    return np.flatnonzero(
+        segments[..., SKY_CLASSES].sum(axis=-1, dtype=np.float32).mean(axis=(1, 2)) > 255 * least
+    )
 
 
 def load_renderer(pairs: Path, teachers: Path) -> Renderer:
@@ -71,7 +74,9 @@ def write_scenes(renderer: Renderer, out: Path, count: int, side: int, seed: int
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=Path, required=True)
     parser.add_argument("--teachers", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

@@ -1,10 +1,18 @@
-"""Random scenes for the ray caster: open ground, streets and rooms, ridges under a sky, close-ups of slanted surfaces."""
+"""Random scenes for the ray caster: open ground, streets and rooms, ridges under a sky, close-ups of
+slanted surfaces.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
 
 from training.scenes import RIDGE_SAMPLES, Rectangle, Renderer, Scene, Skin, Sphere
 
 X, Y, Z = np.eye(3)
+FAR_DOWN = 1e4  # ridges reach below the ground, which hides their feet
+
+Surfaces = list[tuple[Rectangle | Sphere, Skin]]
+SkinMaker = Callable[[float], Skin]  # size -> a random skin
 
 
 def sample_scene(rng: np.random.Generator, renderer: Renderer) -> Scene:
@@ -12,7 +20,7 @@ def sample_scene(rng: np.random.Generator, renderer: Renderer) -> Scene:
     kind = rng.choice(["ground", "ridges", "room", "close-up"], p=[0.4, 0.25, 0.15, 0.2])
     make_skin = _skin_maker(rng, renderer.num_textures)
     pitch = rng.normal(-0.08, 0.14)
-    surfaces: list[tuple[Rectangle | Sphere, Skin]] = []
+    surfaces: Surfaces = []
     if kind == "close-up":
         surfaces.append((_slanted(rng), make_skin(rng.uniform(0.7, 3))))
         surfaces += _objects(rng, make_skin, int(rng.integers(0, 3)), near=1.2)
@@ -38,7 +46,7 @@ def sample_scene(rng: np.random.Generator, renderer: Renderer) -> Scene:
     )
 
 
-def _skin_maker(rng: np.random.Generator, num_textures: int):
+def _skin_maker(rng: np.random.Generator, num_textures: int) -> SkinMaker:
     def make(size: float) -> Skin:
         return Skin(int(rng.integers(num_textures)), size, rng.random(2) * 2, rng.uniform(0.5, 1.15))
 
@@ -54,9 +62,9 @@ def _slanted(rng: np.random.Generator) -> Rectangle:
     return Rectangle(rng.uniform(1, 4) * Z, axis_u, np.cross(normal, axis_u))
 
 
-def _objects(rng: np.random.Generator, make_skin, count: int, near: float) -> list[tuple[Rectangle | Sphere, Skin]]:
+def _objects(rng: np.random.Generator, make_skin: SkinMaker, count: int, near: float) -> Surfaces:
     """Boxes, balls and thin upright cards that stand on the ground (y = -1), nearer ones likelier."""
-    surfaces: list[tuple[Rectangle | Sphere, Skin]] = []
+    surfaces: Surfaces = []
     for _ in range(count):
         distance = near * rng.uniform(1, 2.5) ** 2
         centre = np.array([distance * rng.uniform(-0.6, 0.6), -1, distance])
@@ -70,7 +78,9 @@ def _objects(rng: np.random.Generator, make_skin, count: int, near: float) -> li
             surfaces += [(face, skin) for face in box(centre + half[1] * Y, half, rng.uniform(0, np.pi))]
         else:
             height = size * rng.uniform(1, 6)
-            surfaces.append((Rectangle(centre + height * Y, X, Y, size * rng.uniform(0.1, 0.6), height), skin))
+            surfaces.append(
+                (Rectangle(centre + height * Y, X, Y, size * rng.uniform(0.1, 0.6), height), skin)
+            )
     return surfaces
 
 
@@ -85,32 +95,34 @@ def box(centre: np.ndarray, half: np.ndarray, yaw: float) -> list[Rectangle]:
     return faces
 
 
-def _room(rng: np.random.Generator, make_skin) -> list[tuple[Rectangle | Sphere, Skin]]:
+def _room(rng: np.random.Generator, make_skin: SkinMaker) -> Surfaces:
     """Walls: one across the view, perhaps one or two along it, perhaps a ceiling."""
     yaw = rng.normal(0, 0.35)
     along, across = np.array([np.cos(yaw), 0, np.sin(yaw)]), np.array([-np.sin(yaw), 0, np.cos(yaw)])
-    walls: list[tuple[Rectangle | Sphere, Skin]] = []
+    walls: Surfaces = []
     if rng.random() < 0.8:
         walls.append((Rectangle(rng.uniform(3, 12) * across, along, Y), make_skin(rng.uniform(2, 8))))
     for sign in (-1, 1):
         if rng.random() < 0.6:
-            walls.append((Rectangle(sign * rng.uniform(1, 5) * along, across, Y), make_skin(rng.uniform(2, 8))))
+            walls.append(
+                (Rectangle(sign * rng.uniform(1, 5) * along, across, Y), make_skin(rng.uniform(2, 8)))
+            )
     if rng.random() < 0.5:
         walls.append((Rectangle(rng.uniform(0.6, 3) * Y, X, Z), make_skin(rng.uniform(2, 8))))
     return walls
 
 
-def _ridges(rng: np.random.Generator, make_skin) -> list[tuple[Rectangle | Sphere, Skin]]:
-    """Up to four upright silhouettes, one behind the other, as hills, forests or skylines stand in a landscape."""
-    ridges: list[tuple[Rectangle | Sphere, Skin]] = []
+def _ridges(rng: np.random.Generator, make_skin: SkinMaker) -> Surfaces:
+    """Up to four upright silhouettes, one behind the other, as hills, forests or skylines stand in a
+    landscape.
+    """
+    ridges: Surfaces = []
     for _ in range(rng.integers(1, 5)):
         distance = 5 * rng.uniform(1, 4) ** 2
         rough = rng.normal(size=RIDGE_SAMPLES) * rng.uniform(0.02, 0.3)
         skyline = np.cumsum(rough - rough.mean())
-        skyline = (skyline / (np.abs(skyline).max() + 1e-6) * rng.uniform(0.03, 0.4) + rng.uniform(-0.02, 0.3)) * distance
-        origin = np.array([0, 0, distance])
-        ridges.append((Rectangle(origin, X, Y, 2 * distance, FAR_DOWN, skyline), make_skin(distance * rng.uniform(0.2, 1))))
+        skyline *= rng.uniform(0.03, 0.4) * distance / (np.abs(skyline).max() + 1e-6)
+        skyline += rng.uniform(-0.02, 0.3) * distance
+        ridge = Rectangle(distance * Z, X, Y, 2 * distance, FAR_DOWN, skyline)
+        ridges.append((ridge, make_skin(distance * rng.uniform(0.2, 1))))
     return ridges
-
-
-FAR_DOWN = 1e4  # ridges reach below the ground, which hides their feet

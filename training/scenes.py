@@ -1,7 +1,10 @@
-"""Rendered scenes with exact depth: planes, boxes, spheres and ridges under photograph textures, for the depth head.
+"""Rendered scenes with exact depth: planes, boxes, spheres and ridges under photograph textures, for the
+depth head.
 
-A small ray caster. World axes: x right, y up, z forward; the camera stands at the origin. Rays have unit length along the
-optical axis, so the ray parameter t is the depth itself and 1/t the inverse depth (0 at infinity). Lengths are in units of
+A small ray caster. World axes: x right, y up, z forward; the camera stands at the origin. Rays have unit
+length along the
+optical axis, so the ray parameter t is the depth itself and 1/t the inverse depth (0 at infinity). Lengths
+are in units of
 the camera height over the ground.
 """
 
@@ -17,7 +20,9 @@ RIDGE_SAMPLES = 256
 
 @dataclass(frozen=True)
 class Rectangle:
-    """A textured flat piece: points origin + a * axis_u + b * axis_v, with |a| <= half_u and |b| <= half_v."""
+    """A textured flat piece: points origin + a * axis_u + b * axis_v, with |a| <= half_u and |b| <=
+    half_v.
+    """
 
     origin: np.ndarray  # (3,)
     axis_u: np.ndarray  # (3,), unit
@@ -27,7 +32,9 @@ class Rectangle:
     skyline: np.ndarray | None = None  # (RIDGE_SAMPLES,) heights b along u: what lies above them is cut away
 
     def intersect(self, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """rays (..., 3) -> depth (...) with inf for a miss, texture coordinates (..., 2), cosine of incidence (...)."""
+        """rays (..., 3) -> depth (...) with inf for a miss, texture coordinates (..., 2), cosine of
+        incidence (...).
+        """
         normal = np.cross(self.axis_u, self.axis_v)
         slope = rays @ normal
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -83,7 +90,7 @@ class Scene:
     sky: np.ndarray  # (2, 3) colours at the zenith and at the horizon, [0, 1]
     sky_texture: int  # -1: the plain gradient
     fog: float  # extinction per unit length
-    blur: float  # width of the defocus at infinity when the nearest surface is sharp, in pixels; 0 = all sharp
+    blur: float  # defocus at infinity when the nearest surface is sharp, in pixels; 0 = all sharp
 
 
 @dataclass(frozen=True)
@@ -99,12 +106,15 @@ def camera_rays(scene: Scene, side: int) -> np.ndarray:
     place = (np.arange(side) + 0.5) / side * 2 - 1
     x, y = np.meshgrid(place / scene.focal, -place / scene.focal)
     x, y = np.cos(scene.roll) * x - np.sin(scene.roll) * y, np.sin(scene.roll) * x + np.cos(scene.roll) * y
-    up, forward = np.array([0, np.cos(scene.pitch), -np.sin(scene.pitch)]), np.array([0, np.sin(scene.pitch), np.cos(scene.pitch)])
+    sine, cosine = np.sin(scene.pitch), np.cos(scene.pitch)
+    up, forward = np.array([0, cosine, -sine]), np.array([0, sine, cosine])
     return x[..., None] * np.array([1.0, 0, 0]) + y[..., None] * up + forward
 
 
 class Renderer:
-    """Draws scenes with a fixed set of textures; textures and skies (n, s, s, 3) uint8 with s a power of two."""
+    """Draws scenes with a fixed set of textures; textures and skies (n, s, s, 3) uint8 with s a power of
+    two.
+    """
 
     def __init__(self, textures: np.ndarray, skies: np.ndarray | None = None) -> None:
         self._pyramids = [_pyramid(texture) for texture in textures]
@@ -134,7 +144,9 @@ class Renderer:
         return View(_defocus(image, inverse, scene.blur) if scene.blur else image, inverse)
 
     def _paint(self, skin: Skin, uv: np.ndarray, pixel: np.ndarray) -> np.ndarray:
-        """uv (n, 2) lengths and pixel (n,) length of a pixel on the surface -> colours (n, 3) from the right mip level."""
+        """uv (n, 2) lengths and pixel (n,) length of a pixel on the surface -> colours (n, 3) from the
+        right mip level.
+        """
         pyramid = self._pyramids[skin.texture]
         wanted = np.log2(np.maximum(pixel / skin.size * pyramid[0].shape[0], 1))
         levels = np.minimum(wanted.round().astype(int), len(pyramid) - 1)
@@ -148,7 +160,7 @@ class Renderer:
 
     def _sky(self, scene: Scene, rays: np.ndarray) -> np.ndarray:
         if scene.sky_texture >= 0:
-            return cv2.resize(self._skies[scene.sky_texture], rays.shape[1::-1], interpolation=cv2.INTER_LINEAR).copy()
+            return cv2.resize(self._skies[scene.sky_texture], rays.shape[1::-1])
         rise = np.clip(rays[..., 1] / np.linalg.norm(rays, axis=-1) * 2, 0, 1)[..., None]
         return (scene.sky[0] * rise + scene.sky[1] * (1 - rise)).astype(np.float32)
 

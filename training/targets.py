@@ -1,7 +1,9 @@
 """Targets of the perception students, made once from the teachers: DINO-style features and soft segments.
 
-Features: the teachers' patch features, balanced, in principal components. Segments: a linear probe on the same features,
-trained on regions of 160 photographs that were named by hand (`segment_labels.json`), aligned with colour edges by a
+Features: the teachers' patch features, balanced, in principal components. Segments: a linear probe on the
+same features,
+trained on regions of 160 photographs that were named by hand (`segment_labels.json`), aligned with colour
+edges by a
 guided filter. Written to --out as memory-mapped arrays, in the order of names.txt:
 `features.npy` (num, 32, 32, Cd) float16, `segments.npy` (num, 64, 64, S) uint8 (255 = certain).
 
@@ -60,15 +62,19 @@ def fit_projection(raw: np.ndarray, rng: np.random.Generator) -> Projection:
 
 
 def dino_targets(components: np.ndarray, projection: Projection) -> np.ndarray:
-    """(..., PROBE_COMPONENTS) -> (..., Cd), half whitened so that the cosine is not ruled by the first few components."""
+    """(..., PROBE_COMPONENTS) -> (..., Cd), half whitened so that the cosine is not ruled by the first few
+    components.
+    """
     variance = projection.variance[:DINO_CHANNELS]
     return components[..., :DINO_CHANNELS] * (variance.sum() ** -0.25 * variance**-0.25)
 
 
 def probe_inputs(components: np.ndarray, voc_logits: np.ndarray, hr_image: np.ndarray) -> np.ndarray:
-    """What the segment probe sees per token: features, their surroundings, the whole photograph, VOC classes, colour.
+    """What the segment probe sees per token: features, their surroundings, the whole photograph, VOC
+    classes, colour.
 
-    components (32, 32, PROBE_COMPONENTS), voc_logits (32, 32, 21), hr_image (512, 512, 3) uint8 -> (32, 32, inputs)
+    components (32, 32, PROBE_COMPONENTS), voc_logits (32, 32, 21), hr_image (512, 512, 3) uint8 -> (32,
+    32, inputs)
     """
     around = cv2.blur(np.ascontiguousarray(components[..., :64]), (7, 7), borderType=cv2.BORDER_REFLECT)
     whole = np.broadcast_to(components[..., :32].mean(axis=(0, 1)), (32, 32, 32))
@@ -79,12 +85,24 @@ def probe_inputs(components: np.ndarray, voc_logits: np.ndarray, hr_image: np.nd
     square = cv2.resize(lab[..., 0] ** 2, (32, 32), interpolation=cv2.INTER_AREA)
     roughness = np.log(np.sqrt(np.maximum(square - colour[..., 0] ** 2, 0)) + 0.5)
     height = np.broadcast_to(np.linspace(-0.5, 0.5, 32)[:, None, None], (32, 32, 1))
-    parts = (components * 8, around * 8, whole * 6, voc, (colour - [50, 0, 0]) / [25, 15, 15], roughness[..., None], height)
+    parts = (
+        components * 8,
+        around * 8,
+        whole * 6,
+        voc,
+        (colour - [50, 0, 0]) / [25, 15, 15],
+        roughness[..., None],
+        height,
+    )
     return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
-def fit_probe(inputs: np.ndarray, classes: np.ndarray, decay: float = 3e-3, steps: int = 60) -> torch.nn.Linear:
-    """Softmax regression: inputs (num, inputs), classes (num,) -> logits layer. Rare classes count more (1/sqrt)."""
+def fit_probe(
+    inputs: np.ndarray, classes: np.ndarray, decay: float = 3e-3, steps: int = 60
+) -> torch.nn.Linear:
+    """Softmax regression: inputs (num, inputs), classes (num,) -> logits layer. Rare classes count more
+    (1/sqrt).
+    """
     x, y = torch.from_numpy(inputs), torch.from_numpy(classes)
     count = torch.bincount(y, minlength=len(CODES)).float().clamp(min=1)
     probe = torch.nn.Linear(x.shape[1], len(CODES))
@@ -104,8 +122,11 @@ def fit_probe(inputs: np.ndarray, classes: np.ndarray, decay: float = 3e-3, step
 
 
 def align_segments(probabilities: np.ndarray, hr_image: np.ndarray) -> np.ndarray:
-    """Guided filter: (32, 32, S) float32 and (512, 512, 3) uint8 -> (64, 64, S) float32 that follows the photograph's edges."""
-    guide = cv2.resize(hr_image, (128, 128), interpolation=cv2.INTER_AREA).astype(np.float32).mean(axis=-1) / 255
+    """Guided filter: (32, 32, S) float32, (512, 512, 3) uint8 -> (64, 64, S) float32 along the
+    photograph's edges.
+    """
+    small = cv2.resize(hr_image, (128, 128), interpolation=cv2.INTER_AREA)
+    guide = small.astype(np.float32).mean(axis=-1) / 255
     source = cv2.resize(probabilities, (128, 128), interpolation=cv2.INTER_LINEAR)
 
     def mean(x: np.ndarray) -> np.ndarray:
@@ -188,12 +209,23 @@ def write_targets(paths: list[Path], nets: Path, out: Path, seed: int = 0) -> No
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photographs", type=Path, nargs="+", required=True, help="folders of 512 x 512 photographs")
-    parser.add_argument("--nets", type=Path, required=True, help="folder with the two teachers' .tflite files")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--photographs", type=Path, nargs="+", required=True, help="folders of 512 x 512 photographs"
+    )
+    parser.add_argument(
+        "--nets", type=Path, required=True, help="folder with the two teachers' .tflite files"
+    )
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    paths = [p for folder in arguments.photographs for p in sorted(folder.iterdir()) if p.suffix in (".jpg", ".png")]
+    paths = [
+        p
+        for folder in arguments.photographs
+        for p in sorted(folder.iterdir())
+        if p.suffix in (".jpg", ".png")
+    ]
     write_targets(paths, arguments.nets, arguments.out)
 
 

@@ -1,6 +1,7 @@
 """What two public networks see in an HR photograph, on the token grid.
 
-Teachers: MobileNetV2 (ImageNet) and DeepLabV3-MobileNetV2 (Pascal VOC), both Apache-2.0 TFLite files. Dimension key
+Teachers: MobileNetV2 (ImageNet) and DeepLabV3-MobileNetV2 (Pascal VOC), both Apache-2.0 TFLite files.
+Dimension key
 beside the package's: R raw teacher channels, T teacher tokens per side (T = HR side / 16 = 32).
 """
 
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 TOKENS = 32  # per side of a photograph: one for 16 HR pixels
 MOBILENET = "mobilenet_v2_1.0_224_quant.tflite"
@@ -35,8 +37,10 @@ class TeacherView:
 class LiteTeacher:
     """A TFLite network that keeps its intermediate tensors, at a free input size.
 
-    side: input side in pixels. It must be 16 k + 1: then every stride-2 layer pads evenly and the feature of cell i is
-    centred on pixel 16 i exactly (with even sides TFLite pads on one side only and features drift by half a token).
+    side: input side in pixels. It must be 16 k + 1: then every stride-2 layer pads evenly and the feature
+    of cell i is
+    centred on pixel 16 i exactly (with even sides TFLite pads on one side only and features drift by half
+    a token).
     """
 
     def __init__(self, path: Path, side: int) -> None:
@@ -46,7 +50,8 @@ class LiteTeacher:
         if path.name == MOBILENET:
             content = _free_classifier_windows(content, side)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns that keeping intermediate tensors costs memory: intended
+            # it warns that keeping intermediate tensors costs memory: intended
+            warnings.simplefilter("ignore")
             self._net = Interpreter(
                 model_content=content,
                 num_threads=1,
@@ -69,7 +74,9 @@ class LiteTeacher:
 
 
 def _free_classifier_windows(content: bytes, side: int) -> bytes:
-    """The classifier ends in a reshape to (1, 1001); at larger inputs it has k x k windows, so the reshape must say so."""
+    """The classifier ends in a reshape to (1, 1001); at larger inputs it has k x k windows, so the reshape
+    must say so.
+    """
     windows = ((side - 1) // 32 + 1 - 6) ** 2
     for length in (8, 2):  # the reshape's shape as a tensor (8 bytes) and as an option (2 entries)
         old = struct.pack("<Iii", length, 1, 1001)
@@ -77,10 +84,39 @@ def _free_classifier_windows(content: bytes, side: int) -> bytes:
     return content
 
 
+def stem_weights(nets: Path) -> dict[str, torch.Tensor]:
+    """MobileNetV2's first ten blocks, dequantised, under the names of
+    models.modalities.perception.MobileStem.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    net = Interpreter(str(nets / MOBILENET))
+    net.allocate_tensors()
+    details = {d["index"]: d for d in net.get_tensor_details()}
+
+    def read(index: int) -> torch.Tensor:
+        step, zero = details[index]["quantization"]
+        return torch.from_numpy((net.get_tensor(index).astype(np.float32) - zero) * step)
+
+    names = ["first", "fine.spatial", "fine.project"]
+    names += [f"coarse.{k}.{part}" for k in range(9) for part in ("expand", "spatial", "project")]
+    weights = {}
+    layers = [op for op in net._get_ops_details() if "CONV_2D" in op["op_name"]]
+    # not strict: the file holds seven blocks and the classifier more
+    for name, layer in zip(names, layers, strict=False):
+        _, kernel, bias = layer["inputs"]
+        # (out, k, k, in), or (1, k, k, channels) for a depthwise one -> torch's (out, in or 1, k, k)
+        order = (3, 0, 1, 2) if layer["op_name"].startswith("DEPTHWISE") else (0, 3, 1, 2)
+        weights[f"{name}.weight"] = read(kernel).permute(order).contiguous()
+        weights[f"{name}.bias"] = read(bias)
+    return weights
+
+
 class Teachers:
     """Both teachers on 512 x 512 photographs.
 
-    Each photograph is continued by reflection before a network sees it: with zero padding, the outermost tokens form
+    Each photograph is continued by reflection before a network sees it: with zero padding, the outermost
+    tokens form
     segments of their own ("image border") that no student should learn.
     """
 
@@ -89,16 +125,20 @@ class Teachers:
 
     def __init__(self, nets: Path) -> None:
         self._mobilenet = LiteTeacher(nets / MOBILENET, self.side + 2 * self.margin + 1)
-        self._deeplab = LiteTeacher(nets / DEEPLAB, 513)  # its size is fixed: the photograph is shrunk to 384 + margins
+        # its size is fixed: the photograph is shrunk to 384 + margins
+        self._deeplab = LiteTeacher(nets / DEEPLAB, 513)
 
     def view(self, hr_image: np.ndarray) -> TeacherView:
         """hr_image (512, 512, 3) uint8 -> TeacherView on the 32 x 32 token grid."""
         if hr_image.shape != (self.side, self.side, 3):
             raise ValueError(f"teachers take {self.side} x {self.side} RGB, not {hr_image.shape}")
         small = cv2.resize(hr_image, (384, 384), interpolation=cv2.INTER_AREA)
-        *mobile, classes = self._mobilenet.run(self._continue(hr_image), (*MOBILENET_LAYERS, MOBILENET_LOGITS))
+        *mobile, classes = self._mobilenet.run(
+            self._continue(hr_image), (*MOBILENET_LAYERS, MOBILENET_LOGITS)
+        )
         *deep, voc = self._deeplab.run(self._continue(small), (*DEEPLAB_LAYERS, DEEPLAB_LOGITS))
-        grids = [to_tokens(x, self.side, self.margin) for x in mobile] + [to_tokens(x, 384, self.margin) for x in (*deep, voc)]
+        grids = [to_tokens(x, self.side, self.margin) for x in mobile]
+        grids += [to_tokens(x, 384, self.margin) for x in (*deep, voc)]
         return TeacherView(np.concatenate(grids[:-1], axis=-1), grids[-1], classes.mean(axis=(0, 1)))
 
     def _continue(self, image: np.ndarray) -> np.ndarray:
@@ -108,7 +148,8 @@ class Teachers:
 
 
 def to_tokens(cells: np.ndarray, side: int, margin: int = 64) -> np.ndarray:
-    """cells (n, n, C), evenly spaced from pixel 0 of the continued photograph to its last -> (32, 32, C) at token centres.
+    """cells (n, n, C), spaced evenly from the continued photograph's first pixel to its last -> (32, 32,
+    C) at tokens.
 
     side: the photograph's own side in the network's pixels. Linear interpolation.
     """

@@ -2,7 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
-# What the segment classes were called when photographs were labelled by hand; the index is the channel of the logits.
+# What the segment classes were called when photographs were labelled by hand; the index is the channel of
+# the logits.
 SEGMENT_NAMES = (
     "sky",
     "clouds",
@@ -33,9 +34,7 @@ class PerceptionConfig:
     """Sizes of PerceptionNet. One token covers 4 x 4 LR pixels (16 x 16 HR pixels at x4)."""
 
     width: int = 128  # D, channels of a token
-    stem_width: int = 32  # channels at half the LR resolution, where the heads find their edges
-    num_stem_blocks: int = 1  # convolution blocks at LR/2
-    num_conv_blocks: int = 2  # convolution blocks on the token grid, before attention
+    fine_width: int = 32  # channels at half the LR resolution, where the heads find their edges
     num_blocks: int = 3  # transformer blocks
     num_heads: int = 4  # N
     mlp_ratio: int = 3

@@ -1,10 +1,12 @@
-"""PerceptionNet: one small ViT with a convolution stem that reads segments, relative depth and DINO-style features from the LR image.
+"""PerceptionNet: a small ViT on a convolution stem that reads segments, relative depth and DINO-style features.
 
-    lr_image (B, 3, H, W) -> stem (B, C, H/2, W/2) -> tokens (B, D, H/4, W/4) -> dino | segmentation | depth
+    lr_image (B, 3, H, W) -> stem -> fine (B, C, H/2, W/2) and tokens (B, D, H/4, W/4)
+                          -> transformer -> dino | segmentation | depth
 
-Notable: overlapping patches (the stem is convolutional, so half a pixel of shift does not change the token raster),
-positions from convolutions and from normalised coordinates (so any size works), both dense heads share one upsampled map.
-The paper (Sec. 3.2) uses Mask2Former, Depth-Anything-V2 and DINO here; this is the licence-clean stand-in of `compact`.
+Notable: overlapping patches from a MobileNetV2 stem, which can start from that network's public (Apache-2.0)
+weights; positions from convolutions and from normalised coordinates, so any size works; both dense heads read
+one upsampled map. The paper (Sec. 3.2) uses Mask2Former, Depth-Anything-V2 and DINO here; this is the
+licence-clean stand-in of `compact`.
 """
 
 import json
@@ -41,25 +43,56 @@ class ChannelNorm(nn.Module):
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class ConvBlock(nn.Module):
-    """Depthwise convolution, then a two-layer perceptron per pixel; residual, (B, C, H, W) -> the same shape."""
+class InvertedResidual(nn.Module):
+    """MobileNetV2's block, its normalisation folded away: widen, filter each channel, narrow (B, C, H, W).
 
-    def __init__(self, channels: int, mlp_ratio: int, kernel: int = 7) -> None:
+    dilation stands in for strides that the original takes and this network does not: filters keep their reach.
+    """
+
+    def __init__(
+        self, channels: int, num_outputs: int, widening: int, stride: int = 1, dilation: int = 1
+    ) -> None:
         super().__init__()
-        self.spatial = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
-        self.norm = nn.LayerNorm(channels)
-        self.expand = nn.Linear(channels, mlp_ratio * channels)
-        self.project = nn.Linear(mlp_ratio * channels, channels)
-        self.gain = nn.Parameter(torch.full((channels,), 0.1))
+        wide = widening * channels
+        self.expand = nn.Conv2d(channels, wide, 1) if widening > 1 else nn.Identity()
+        self.spatial = nn.Conv2d(wide, wide, 3, stride, padding=0, dilation=dilation, groups=wide)
+        self.project = nn.Conv2d(wide, num_outputs, 1)
+        # stride 2 is padded at the end only: with the first layer this centres cells on their 4 x 4 pixels
+        self.padding = (0, 1, 0, 1) if stride == 2 else (dilation,) * 4
+        self.residual = stride == 1 and channels == num_outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.spatial(x).permute(0, 2, 3, 1))
-        y = self.project(F.gelu(self.expand(y), approximate="tanh"))
-        return x + (self.gain * y).permute(0, 3, 1, 2)
+        y = F.relu6(self.expand(x)) if isinstance(self.expand, nn.Conv2d) else x
+        y = self.project(F.relu6(self.spatial(F.pad(y, self.padding))))
+        return x + y if self.residual else y
+
+
+class MobileStem(nn.Module):
+    """MobileNetV2 up to its tenth block, at up to four times its usual density; its public weights fit.
+
+    lr_image (B, 3, H, W) in [0, 1] -> fine (B, 16, H/2, W/2), coarse (B, 64, H/4, W/4)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 32, 3, stride=2, padding=1)
+        self.fine = InvertedResidual(32, 16, 1)
+        # outputs and dilation; the third and sixth have stride 2 in the original, hence the dilation after them
+        table = [(24, 1), (24, 1), (32, 1), (32, 2), (32, 2), (64, 2), (64, 4), (64, 4), (64, 4)]
+        blocks, channels = [], 16
+        for number, (num_outputs, dilation) in enumerate(table):
+            stride = 2 if number == 0 else 1
+            blocks.append(InvertedResidual(channels, num_outputs, 6, stride, dilation))
+            channels = num_outputs
+        self.coarse = nn.Sequential(*blocks)
+
+    def forward(self, lr_image: Tensor) -> tuple[Tensor, Tensor]:
+        fine = self.fine(F.relu6(self.first(2 * lr_image - 1)))
+        return fine, self.coarse(fine)
 
 
 class AttentionBlock(nn.Module):
-    """Pre-norm transformer block on a token grid (B, D, h, w); a depthwise convolution tells each token its neighbours."""
+    """Pre-norm transformer block on a token grid (B, D, h, w); a convolution tells each token its neighbours."""
 
     def __init__(self, config: PerceptionConfig) -> None:
         super().__init__()
@@ -75,7 +108,7 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.position(x)
-        batch, width, h, w = x.shape
+        _, width, h, w = x.shape
         tokens = x.flatten(2).transpose(1, 2)  # (B, L, D)
         qkv = self.qkv(self.norm1(tokens)).unflatten(2, (3, self.num_heads, width // self.num_heads))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, N, L, K)
@@ -98,33 +131,36 @@ class DenseHead(nn.Module):
 
 
 class PerceptionNet(nn.Module):
-    """lr_image (B, 3, H, W) in [0, 1], H and W multiples of 4 -> Perception. Raises ValueError for other sides."""
+    """lr_image (B, 3, H, W) in [0, 1], H and W multiples of 4 -> Perception. Raises ValueError for other
+    sides.
+    """
 
     def __init__(self, config: PerceptionConfig) -> None:
         super().__init__()
         self.config = config
-        stem, width = config.stem_width, config.width
-        self.stem = nn.Conv2d(12, stem, 3, padding=1)
-        self.stem_blocks = nn.Sequential(*(ConvBlock(stem, config.mlp_ratio) for _ in range(config.num_stem_blocks)))
-        self.down = nn.Sequential(ChannelNorm(stem), nn.Conv2d(stem, width, 4, stride=2, padding=1))
+        width, fine_width = config.width, config.fine_width
+        self.stem = MobileStem()
+        self.enter = nn.Sequential(ChannelNorm(64), nn.Conv2d(64, width, 1))
+        self.enter_fine = nn.Sequential(ChannelNorm(16), nn.Conv2d(16, fine_width, 1))
         self.position = nn.Linear(16, width)
-        self.conv_blocks = nn.Sequential(*(ConvBlock(width, config.mlp_ratio) for _ in range(config.num_conv_blocks)))
         self.blocks = nn.Sequential(*(AttentionBlock(config) for _ in range(config.num_blocks)))
         self.norm = ChannelNorm(width)
         self.dino_head = nn.Conv2d(width, config.dino_channels, 1)
-        self.up = nn.Conv2d(width, 4 * stem, 1)
-        self.segmentation_head = DenseHead(stem, config.num_segments)
-        self.depth_head = DenseHead(stem, 1)
+        self.up = nn.Conv2d(width, 4 * fine_width, 1)
+        self.segmentation_head = DenseHead(fine_width, config.num_segments)
+        self.depth_head = DenseHead(fine_width, 1)
 
     def forward(self, lr_image: Tensor) -> Perception:
         height, width = lr_image.shape[-2:]
         if height % PATCH or width % PATCH:
-            raise ValueError(f"PerceptionNet needs sides that are multiples of {PATCH}, not {height} x {width}: pad first")
-        fine = self.stem_blocks(self.stem(F.pixel_unshuffle(lr_image * 4 - 2, 2)))  # (B, C, H/2, W/2)
-        tokens = self.down(fine)  # (B, D, H/4, W/4)
+            raise ValueError(
+                f"PerceptionNet needs sides that are multiples of {PATCH}, not {height} x {width}: pad first"
+            )
+        fine, coarse = self.stem(lr_image)
+        tokens = self.enter(coarse)  # (B, D, H/4, W/4)
         tokens = tokens + self.position(_coordinates(tokens)).permute(2, 0, 1)
-        tokens = self.norm(self.blocks(self.conv_blocks(tokens)))
-        dense = F.pixel_shuffle(self.up(tokens), 2) + fine
+        tokens = self.norm(self.blocks(tokens))
+        dense = F.pixel_shuffle(self.up(tokens), 2) + self.enter_fine(fine)  # (B, C, H/2, W/2)
         return Perception(
             dino=self.dino_head(tokens),
             segmentation=self.segmentation_head(dense),
@@ -147,7 +183,9 @@ def _coordinates(tokens: Tensor) -> Tensor:
 
 
 def save_perception(net: PerceptionNet, path: Path, extra: dict[str, str] | None = None) -> None:
-    """Write the weights with the config as JSON under "config" in the safetensors metadata, beside `extra` texts."""
+    """Write the weights with the config as JSON under "config" in the safetensors metadata, beside `extra`
+    texts.
+    """
     from safetensors.torch import save_file
 
     state = {name: value.detach().float().contiguous() for name, value in net.state_dict().items()}

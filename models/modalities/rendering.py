@@ -1,4 +1,6 @@
-"""Maps as pictures: the form in which the fusion's map encoder, made for RGB images, sees segments and depth (Sec. 3.2)."""
+"""Maps as pictures: the form in which the fusion's map encoder, made for RGB images, sees segments and
+depth (Sec. 3.2).
+"""
 
 import colorsys
 
@@ -7,9 +9,11 @@ from torch import Tensor
 
 
 def segment_palette(num_segments: int) -> Tensor:
-    """(S, 3) colours in [0, 1], the same on every call: hues by golden-angle steps, three levels of light in turn.
+    """(S, 3) colours in [0, 1], the same on every call: hues by golden-angle steps, three levels of light
+    in turn.
 
-    The paper does not give its palette; neighbouring class numbers get far colours so that a soft mixture stays readable.
+    The paper does not give its palette; neighbouring class numbers get far colours so that a soft mixture
+    stays readable.
     """
     hues = [(0.61803398875 * k) % 1.0 for k in range(num_segments)]
     levels = [(0.85, 0.95), (0.60, 0.75), (0.95, 0.55)]  # saturation, value

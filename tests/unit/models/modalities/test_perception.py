@@ -9,7 +9,7 @@ from safetensors import safe_open
 from models.modalities.config import SEGMENT_NAMES, PerceptionConfig
 from models.modalities.perception import PerceptionNet, load_perception, save_perception
 
-TINY = PerceptionConfig(width=16, stem_width=8, num_conv_blocks=1, num_blocks=1, num_heads=2, dino_channels=6, num_segments=5)
+TINY = PerceptionConfig(width=16, fine_width=8, num_blocks=1, num_heads=2, dino_channels=6, num_segments=5)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_a_token_sees_the_whole_image(network):
     lr_image = torch.rand(1, 3, 64, 64)
     changed = lr_image.clone()
     changed[..., -4:, -4:] = 0
-    # far outside the reach of this small stem's convolutions
+    # outside the reach of the convolutions
     assert not torch.equal(network(lr_image).dino[..., 0, 0], network(changed).dino[..., 0, 0])
 
 
