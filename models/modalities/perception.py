@@ -1,4 +1,4 @@
-"""PerceptionNet: a small ViT on a convolution stem that reads segments, relative depth and DINO-style features.
+"""PerceptionNet: a small ViT on a convolution stem; reads segments, relative depth and DINO-style features.
 
     lr_image (B, 3, H, W) -> stem -> fine (B, C, H/2, W/2) and tokens (B, D, H/4, W/4)
                           -> transformer -> dino | segmentation | depth
@@ -46,7 +46,7 @@ class ChannelNorm(nn.Module):
 class InvertedResidual(nn.Module):
     """MobileNetV2's block, its normalisation folded away: widen, filter each channel, narrow (B, C, H, W).
 
-    dilation stands in for strides that the original takes and this network does not: filters keep their reach.
+    dilation stands in for strides of the original that this network does not take: filters keep their reach.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class MobileStem(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(3, 32, 3, stride=2, padding=1)
         self.fine = InvertedResidual(32, 16, 1)
-        # outputs and dilation; the third and sixth have stride 2 in the original, hence the dilation after them
+        # outputs and dilation; the third and sixth have stride 2 in the original, hence the dilation
         table = [(24, 1), (24, 1), (32, 1), (32, 2), (32, 2), (64, 2), (64, 4), (64, 4), (64, 4)]
         blocks, channels = [], 16
         for number, (num_outputs, dilation) in enumerate(table):
@@ -92,7 +92,7 @@ class MobileStem(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Pre-norm transformer block on a token grid (B, D, h, w); a convolution tells each token its neighbours."""
+    """Pre-norm transformer block on tokens (B, D, h, w); a convolution tells tokens their neighbours."""
 
     def __init__(self, config: PerceptionConfig) -> None:
         super().__init__()
