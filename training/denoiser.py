@@ -27,7 +27,7 @@ from models.requests import UpscaleOptions
 from models.routing.coarse import CoarseConfig
 from training.guided import GuidedBatch, GuidedPairs
 from training.loop import LoopConfig, Trainer
-from training.losses import robust_perceptual
+from training.losses import grid_loss, robust_perceptual
 from training.validation import Validation, to_tensor
 
 TOKENS, MARGIN = 12, 2  # a crop of 192 px, seen with 32 px around it
@@ -49,6 +49,7 @@ class GuidedConfig:
     text_dropout: float = 0.1
     velocity_weight: float = 0.02
     lpips_weight: float = 0.0
+    grid_weight: float = 0.1  # joins the perceptual term
     unbiased_weight: float = 0.05
     mean_weight: float = 0.5  # w_bar of the theorem's unbiasedness constraint E[w] = w_bar
 
@@ -205,7 +206,8 @@ class GuidedStage:
         losses["loss"] = losses["pixel"] + config.velocity_weight * losses["velocity"]
         if self.perceptual is not None:
             losses["lpips"] = robust_perceptual(self.perceptual, sr_image, hr_image, self.generator)
-            losses["loss"] = losses["loss"] + config.lpips_weight * losses["lpips"]
+            losses["grid"] = grid_loss(sr_image, hr_image)
+            losses["loss"] = losses["loss"] + config.lpips_weight * losses["lpips"] + config.grid_weight * losses["grid"]
         if weights:
             means = torch.stack([w.mean() for w in weights.values()])
             losses["unbiased"] = (means - config.mean_weight).square().sum()
