@@ -1,4 +1,4 @@
-"""`python child.py PARENT_PID COMMAND...`: a command that dies with its parent (on Linux; elsewhere plain exec)."""
+"""`python child.py PARENT_PID COMMAND...`: a command that dies with its parent (on Linux)."""
 
 import ctypes
 import os

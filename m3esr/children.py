@@ -74,7 +74,7 @@ class Children:
                 )
 
     def stop(self, database: str = "redis") -> None:
-        """End them all within 10 s, `database` last, since the others write to it; who does not listen is killed."""
+        """End them all within 10 s, `database` last: the others write to it. The deaf are killed."""
         rest = [child for child in self._children if child.name != database]
         _end(rest, (ASK_SECONDS, ASK_AGAIN_SECONDS))
         _end([child for child in self._children if child.name == database], (DATABASE_SECONDS,))

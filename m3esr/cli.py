@@ -227,9 +227,7 @@ def _request(**fields: Any) -> "UpscaleRequest":
         raise UserError(error.detail) from error
     except ValidationError as error:
         first = error.errors()[0]
-        option = "".join(
-            f"--{part.replace('_', '-')}: " for part in first["loc"][:1] if isinstance(part, str)
-        )
+        option = "".join(f"--{part}: " for part in first["loc"][:1]).replace("_", "-")
         raise UserError(option.replace("--output-format", "--format") + first["msg"]) from error
     return request
 

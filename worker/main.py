@@ -171,7 +171,7 @@ def _serve_metrics(settings: Settings, metrics: WorkerMetrics, stack: ExitStack)
         server = MetricsServer(metrics, settings.worker_metrics_host, settings.worker_metrics_port)
     except OSError as error:
         raise SystemExit(
-            f"Port {settings.worker_metrics_port} is taken. Set M3ESR_WORKER_METRICS_PORT to another, or to 0."
+            f"Port {settings.worker_metrics_port} is taken: set M3ESR_WORKER_METRICS_PORT (0: off)."
         ) from error
     stack.callback(server.close)
 
