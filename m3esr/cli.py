@@ -155,7 +155,8 @@ def run_profiles() -> None:
     table = Table("profile", "what", "runs on", "installed", "licences")
     for profile in PROFILES.values():
         licences = "\n".join(
-            f"{licence.part}: {licence.name}{'' if licence.is_commercial_use_allowed else ' (NON-COMMERCIAL)'}"
+            f"{licence.part}: {licence.name}"
+            + ("" if licence.is_commercial_use_allowed else " (NON-COMMERCIAL)")
             for licence in profile.licences
         )
         installed = "yes" if profile.is_installed else "no"
