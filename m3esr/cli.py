@@ -43,7 +43,7 @@ def run_up(
     """Start everything on this machine: Redis, the API, a worker; then a demo."""
     from m3esr.up import up
 
-    raise typer.Exit(up(port=port, demo=demo))
+    raise typer.Exit(up(_settings(), port=port, demo=demo))
 
 
 @app.command("serve")

@@ -64,7 +64,7 @@ class Job:
 class Client:
     """One server. Answers 429 and 503 are tried again after their Retry-After, for `patience_seconds` in all.
 
-    url: of the server. transport, sleep: for tests. Every method raises ClientError.
+    url: of the server. trust_env: use the environment's proxies. transport, sleep: for tests. Every method raises ClientError.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Client:
         timeout_seconds: float = 60.0,
         patience_seconds: float = 120.0,
         headers: dict[str, str] | None = None,
+        trust_env: bool = True,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -82,7 +83,11 @@ class Client:
         self._sleep = sleep
         try:
             self._http = httpx.Client(
-                base_url=self.url, timeout=timeout_seconds, transport=transport, headers=headers
+                base_url=self.url,
+                timeout=timeout_seconds,
+                headers=headers,
+                trust_env=trust_env,
+                transport=transport,
             )
             if self._http.base_url.scheme not in ("http", "https") or not self._http.base_url.host:
                 raise ValueError

@@ -6,11 +6,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from jobs import REDIS_AWAY, Settings, connect
 from m3esr.children import ChildDied, Children
@@ -23,20 +24,45 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 POLL_SECONDS = 0.2
+OURS = (sys.executable, "-m", "m3esr")
 
 
 class _Stop(BaseException):
     """A signal asked for the end; no handler of ordinary errors may swallow it."""
 
 
-def up(*, port: int | None = None, demo: bool = True) -> int:
+@dataclass(frozen=True)
+class _Plan:
+    """What to start. worker_command: what `--profile NAME` is appended to."""
+
+    settings: Settings
+    var: Path
+    port: int
+    demo: bool
+    worker_command: tuple[str, ...]
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches the API."""
+        host = self.settings.host
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+def up(
+    settings: Settings,
+    *,
+    port: int | None = None,
+    demo: bool = True,
+    worker_command: Sequence[str] = (*OURS, "work"),
+) -> int:
     """Start everything, run the demo, serve until Ctrl-C or SIGTERM, end every child within 10 s.
 
-    The exit code: 0 after a signal, 1 when a child died. Raises UserError before anything is started.
+    worker_command: for tests. The exit code: 0 after a signal, 1 when a child died or the demo failed.
+    Raises UserError when it cannot start.
     """
     from rich.console import Console
 
-    settings = Settings()
     var = Path(os.environ.get("M3ESR_VAR", "var")).absolute()
     port = _check_port(settings.host, settings.port if port is None else port)
     console = Console(highlight=False)
@@ -44,10 +70,9 @@ def up(*, port: int | None = None, demo: bool = True) -> int:
         children = Children(var / "log")
         previous = {number: signal.signal(number, _raise_stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            _serve(console, children, settings, var, port, demo)
-            return 0
+            _serve(console, children, _Plan(settings, var, port, demo, tuple(worker_command)))
         except _Stop:
-            console.print("\nstopping…")
+            console.print("stopping ...")
             return 0
         except (ChildDied, ClientError) as error:
             sys.stderr.write(f"m3esr: {error}\n")
@@ -61,37 +86,45 @@ def up(*, port: int | None = None, demo: bool = True) -> int:
                 signal.signal(number, handler)
 
 
-def _serve(
-    console: "Console", children: Children, settings: Settings, var: Path, port: int, demo: bool
-) -> None:
-    env = {**os.environ, "M3ESR_PORT": str(port), "PYTHONUNBUFFERED": "1"}
-    env.setdefault("M3ESR_STORAGE_URL", str(var / "storage"))
+def _serve(console: "Console", children: Children, plan: _Plan) -> NoReturn:
+    """Start the children, show the demo, and watch them; only an exception ends it."""
+    kind = _start(children, plan)
+    with console.status("loading the networks ..."):
+        _wait_until_ready(plan.url, children)
+    console.print(f"ready: {plan.url} ({kind}; logs in {os.path.relpath(plan.var / 'log')})")
+    if plan.demo:
+        # No proxy: it is this machine.
+        with Client(plan.url, trust_env=False) as client:
+            _demo(console, client, plan.url, children)
+    console.print(
+        f"  playground  {plan.url}/\n  reference   {plan.url}/docs\n  metrics     {plan.url}/metrics"
+    )
+    console.print("Ctrl-C ends it.")
+    while True:
+        children.check()
+        time.sleep(POLL_SECONDS)
+
+
+def _start(children: Children, plan: _Plan) -> str:
+    """Start Redis (unless one is named), the API and a worker per profile; which Redis, to be read."""
+    env = {**os.environ, "M3ESR_PORT": str(plan.port), "PYTHONUNBUFFERED": "1"}
+    env.setdefault("M3ESR_STORAGE_URL", str(plan.var / "storage"))
     if "M3ESR_REDIS_URL" in os.environ:
-        _check_redis(settings)
-        kind = "your Redis (M3ESR_REDIS_URL)"
+        _check_redis(plan.settings)
+        kind = "Redis of M3ESR_REDIS_URL"
     else:
-        database = start_database(children, var / "redis")
+        database = start_database(children, plan.var / "redis")
         env["M3ESR_REDIS_URL"], kind = database.url, f"embedded {database.kind}"
-    ours = [sys.executable, "-m", "m3esr"]
-    children.start("api", [*ours, "serve"], env)
-    for index, profile in enumerate(settings.profiles):
-        # Two workers cannot share a metrics port; beyond the first they take any.
-        metrics = (
-            {} if index == 0 and _is_free("127.0.0.1", settings.worker_metrics_port) else _any_metrics_port()
-        )
-        children.start(f"worker-{profile}", [*ours, "work", "--profile", profile], {**env, **metrics})
-    url = f"http://{'127.0.0.1' if settings.host in ('0.0.0.0', '::') else settings.host}:{port}"
-    with Client(url, timeout_seconds=30) as client:
-        with console.status("loading the networks…"):
-            _wait_until_ready(url, children)
-        console.print(f"ready: {url} ({kind}; logs in {_short(var / 'log')})")
-        if demo:
-            _demo(console, client, url, children)
-        console.print(f"  playground  {url}/\n  reference   {url}/docs\n  metrics     {url}/metrics")
-        console.print("Ctrl-C ends it.")
-        while True:
-            children.check()
-            time.sleep(POLL_SECONDS)
+    children.start("api", [*OURS, "serve"], env)
+    metrics_port = plan.settings.worker_metrics_port
+    for profile in plan.settings.profiles:
+        # Two processes cannot share a port, and a taken one is no reason not to start.
+        if metrics_port and not _is_free(plan.settings.worker_metrics_host, metrics_port):
+            metrics_port = free_port()
+        worker_env = {**env, "M3ESR_WORKER_METRICS_PORT": str(metrics_port)}
+        children.start(f"worker-{profile}", [*plan.worker_command, "--profile", profile], worker_env)
+        metrics_port = metrics_port and free_port()
+    return kind
 
 
 def _demo(console: "Console", client: Client, url: str, children: Children) -> None:
@@ -154,10 +187,6 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-def _any_metrics_port() -> dict[str, str]:
-    return {"M3ESR_WORKER_METRICS_PORT": str(free_port())}
-
-
 def _check_redis(settings: Settings) -> None:
     try:
         connect(settings.redis_url).ping()
@@ -183,7 +212,3 @@ def _locked(var: Path) -> Iterator[None]:
 
 def _raise_stop(number: int, frame: FrameType | None) -> None:
     raise _Stop
-
-
-def _short(path: Path) -> str:
-    return os.path.relpath(path)

@@ -1,6 +1,6 @@
-"""A worker process with the fake upscaler: `python -m tests.unit.worker.fake_process STEP_S LOAD_S`."""
+"""A worker process with the fake upscaler: STEP_SECONDS and LOAD_SECONDS come from the environment."""
 
-import sys
+import os
 import time
 
 from jobs import Settings
@@ -9,9 +9,9 @@ from worker.main import run
 
 
 def load(settings: Settings, profile: str) -> FakeUpscaler:
-    """Take as long to load as asked on the command line."""
-    time.sleep(float(sys.argv[2]) if len(sys.argv) > 2 else 0)
-    return FakeUpscaler(step_seconds=float(sys.argv[1]) if len(sys.argv) > 1 else 0)
+    """Take as long to load as asked."""
+    time.sleep(float(os.environ.get("LOAD_SECONDS", "0")))
+    return FakeUpscaler(step_seconds=float(os.environ.get("STEP_SECONDS", "0")))
 
 
 if __name__ == "__main__":
