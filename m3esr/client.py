@@ -64,7 +64,7 @@ class Job:
 class Client:
     """One server. Answers 429 and 503 are tried again after their Retry-After, for `patience_seconds` in all.
 
-    url: of the server. trust_env: use the environment's proxies. transport, sleep: for tests. Every method raises ClientError.
+    url: of the server. trust_env: use the proxies of the environment. transport, sleep: for tests.
     """
 
     def __init__(

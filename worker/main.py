@@ -81,7 +81,7 @@ def run(settings: Settings, profile: str | None = None, *, load: LoadUpscaler = 
         tasks.bind(JobRunner(settings, JobStore(redis), blobs, {profile: upscaler}, metrics, stop))
         stack.callback(tasks.bind, None)
         stack.enter_context(Heartbeat(settings, profile, upscaler))
-        log.info("ready", profile=profile, **upscaler.describe())
+        log.info("ready", **upscaler.describe())
         work(redis, profile, queue, stop)
     log.info("stopped")
 
