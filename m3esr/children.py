@@ -69,9 +69,7 @@ class Children:
             code = child.process.poll()
             if code is not None:
                 how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-                raise ChildDied(
-                    f"the {child.name} {how}; the end of its log ({child.log_path}):\n{child.log_tail()}"
-                )
+                raise ChildDied(f"the {child.name} {how}; the end of its log ({child.log_path}):\n{child.log_tail()}")
 
     def stop(self, database: str = "redis") -> None:
         """End them all within 10 s, `database` last: the others write to it. The deaf are killed."""

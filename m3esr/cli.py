@@ -27,9 +27,7 @@ Height = Annotated[int | None, typer.Option(help="Output height in pixels.")]
 Seed = Annotated[int, typer.Option(help="Same seed and options, same picture.")]
 NumSteps = Annotated[int | None, typer.Option(help="Denoising steps.")]
 Prompt = Annotated[str, typer.Option(help="What the picture shows; empty: captioned.")]
-Modalities = Annotated[
-    str | None, typer.Option(help="NAME or NAME:STRENGTH (0 to 2), comma-separated, or none.")
-]
+Modalities = Annotated[str | None, typer.Option(help="NAME or NAME:STRENGTH (0 to 2), comma-separated, or none.")]
 Format = Annotated[str | None, typer.Option("--format", help="png, jpeg, webp, avif or tiff.")]
 Maps = Annotated[Path | None, typer.Option("--maps", help="Folder for the weight and uncertainty maps.")]
 ProfileName = Annotated[str | None, typer.Option("--profile", help="Networks to use; see m3esr profiles.")]
@@ -66,9 +64,7 @@ def run_work(profile: ProfileName = None) -> None:
 @app.command("upscale")
 def run_upscale(
     sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="Images to upscale.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="OUT", help="File; for several inputs a folder.")
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="File; for several inputs a folder.")],
     maps: Maps = None,
     scale: Scale = None,
     width: Width = None,
@@ -104,9 +100,7 @@ def run_upscale(
 def run_submit(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Image to upscale.")],
     url: Annotated[str, typer.Option(help="Address of the server.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="OUT", help="Where the result goes.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT", help="Where the result goes.")] = None,
     maps: Maps = None,
     scale: Scale = None,
     width: Width = None,
@@ -155,8 +149,7 @@ def run_profiles() -> None:
     table = Table("profile", "what", "runs on", "installed", "licences")
     for profile in PROFILES.values():
         licences = "\n".join(
-            f"{licence.part}: {licence.name}"
-            + ("" if licence.is_commercial_use_allowed else " (NON-COMMERCIAL)")
+            f"{licence.part}: {licence.name}" + ("" if licence.is_commercial_use_allowed else " (NON-COMMERCIAL)")
             for licence in profile.licences
         )
         installed = "yes" if profile.is_installed else "no"
@@ -183,7 +176,7 @@ def main() -> None:
         # typer carries its own copy of click: its usage errors are known by what they can do.
         if not hasattr(error, "format_message"):
             raise
-        _fail(f"{error.format_message()} See m3esr --help.")
+        _fail(f"{error.format_message().rstrip('.')}. See m3esr --help.")
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -256,9 +249,7 @@ def _upscale_all(plans: list[Any], request: "UpscaleRequest", settings: "Setting
                 typer.echo(str(path))
 
 
-def _submit(
-    client: Any, source: Path, output: Path | None, maps: Path | None, options: dict[str, Any]
-) -> None:
+def _submit(client: Any, source: Path, output: Path | None, maps: Path | None, options: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.progress import Progress
 

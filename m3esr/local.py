@@ -43,9 +43,7 @@ def choose_format(output: Path, asked: str | None, is_folder: bool) -> str:
         raise UserError(f"{output}: unknown suffix. Use one of {known}, or --format.") from None
 
 
-def make_plan(
-    sources: Sequence[Path], output: Path, maps_folder: Path | None, output_format: str
-) -> list[Plan]:
+def make_plan(sources: Sequence[Path], output: Path, maps_folder: Path | None, output_format: str) -> list[Plan]:
     """Where each input goes: to OUT itself, or into the folder OUT under its own name when there are several.
 
     Raises UserError on inputs that are missing, or that would overwrite each other or themselves.

@@ -96,9 +96,7 @@ def _serve(console: "Console", children: Children, plan: _Plan) -> NoReturn:
         # No proxy: it is this machine.
         with Client(plan.url, trust_env=False) as client:
             _demo(console, client, plan.url, children)
-    console.print(
-        f"  playground  {plan.url}/\n  reference   {plan.url}/docs\n  metrics     {plan.url}/metrics"
-    )
+    console.print(f"  playground  {plan.url}/\n  reference   {plan.url}/docs\n  metrics     {plan.url}/metrics")
     console.print("Ctrl-C ends it.")
     while True:
         children.check()
@@ -204,9 +202,7 @@ def _locked(var: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"another 'm3esr up' uses {var}. End it, or set M3ESR_VAR to another folder."
-            ) from None
+            raise UserError(f"another 'm3esr up' uses {var}. End it, or set M3ESR_VAR to another folder.") from None
         yield
 
 
