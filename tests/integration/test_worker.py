@@ -138,9 +138,7 @@ def test_a_crash_of_the_network_fails_the_job_without_its_words(bench):
     assert b"Traceback" not in stored
 
 
-@pytest.mark.parametrize(
-    ("data", "code"), [(b"no image", "unsupported-format"), (picture()[:200], "invalid-image")]
-)
+@pytest.mark.parametrize(("data", "code"), [(b"no image", "unsupported-format"), (picture()[:200], "invalid-image")])
 def test_an_unreadable_input_fails_with_its_code(bench, data, code):
     job_id = bench.submit(data)
     bench.drain(FakeUpscaler())
