@@ -1,1 +1,1 @@
-"""The process that runs jobs: preloaded networks behind one RQ queue."""
+"""The worker: preloaded networks, the one RQ task, progress and cancellation, metrics and health."""

@@ -1,0 +1,246 @@
+"""The HTTP client: submits images, waits, fetches results; it needs no other file of ours, only httpx."""
+
+import json
+import mimetypes
+import random
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urljoin
+
+import httpx
+
+FINAL = ("succeeded", "failed", "canceled", "expired")
+RETRIED = (429, 503)
+MAX_RETRY_SECONDS = 30.0
+
+
+class ClientError(Exception):
+    """The server refused, or the job failed. code: of the problem ("queue-full"); status: HTTP status."""
+
+    def __init__(self, message: str, *, code: str = "", status: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+
+
+class ServerAway(ClientError):
+    """No answer from the server, within the retries."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the server last told it. body: the whole answer of GET /v1/jobs/<id>."""
+
+    id: str
+    status: str
+    body: dict[str, Any]
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it will not change any more."""
+        return self.status in FINAL
+
+    @property
+    def fraction(self) -> float:
+        """How far it is, 0 to 1."""
+        if self.status == "succeeded":
+            return 1.0
+        return float((self.body.get("progress") or {}).get("fraction", 0.0))
+
+    @property
+    def stage(self) -> str:
+        """What it does right now, for a person to read."""
+        progress = self.body.get("progress") or {}
+        step, num_steps = progress.get("step"), progress.get("num_steps")
+        stage = str(progress.get("stage") or self.status)
+        return f"{stage} {step}/{num_steps}" if step and num_steps else stage
+
+
+class Client:
+    """One server. Answers 429 and 503 are tried again after their Retry-After, for `patience_seconds` in all.
+
+    url: of the server. trust_env: use the proxies of the environment. transport, sleep: for tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_seconds: float = 60.0,
+        patience_seconds: float = 120.0,
+        headers: dict[str, str] | None = None,
+        trust_env: bool = True,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.url = url.rstrip("/") + "/"
+        self._patience_seconds = patience_seconds
+        self._sleep = sleep
+        try:
+            self._http = httpx.Client(
+                base_url=self.url,
+                timeout=timeout_seconds,
+                headers=headers,
+                trust_env=trust_env,
+                transport=transport,
+            )
+            if self._http.base_url.scheme not in ("http", "https") or not self._http.base_url.host:
+                raise ValueError
+        except (ValueError, httpx.InvalidURL) as error:
+            raise ClientError(f"'{url}' is not an http:// or https:// address") from error
+
+    def submit(self, image: Path | str | bytes, *, filename: str | None = None, **options: Any) -> Job:
+        """Send an image (a path or its bytes) with the form fields of POST /v1/upscale; None leaves one out.
+
+        Raises OSError when the path cannot be read.
+        """
+        data = image if isinstance(image, bytes) else Path(image).read_bytes()
+        name = filename or ("image" if isinstance(image, bytes) else Path(image).name)
+        form = {field: _form_value(value) for field, value in options.items() if value is not None}
+        # One key for all tries of this call: a POST whose answer was lost does not become a second job.
+        response = self._ask(
+            "POST",
+            "v1/upscale",
+            data=form,
+            files={"file": (name, data, mimetypes.guess_type(name)[0] or "application/octet-stream")},
+            headers={"Idempotency-Key": uuid.uuid4().hex},
+        )
+        return _job(response)
+
+    def job(self, job_id: str) -> Job:
+        """How the job stands."""
+        return _job(self._ask("GET", f"v1/jobs/{job_id}"))
+
+    def wait(
+        self,
+        job: Job,
+        *,
+        timeout_seconds: float | None = None,
+        on_progress: Callable[[Job], None] | None = None,
+        poll_seconds: float = 0.5,
+    ) -> Job:
+        """Poll until the job succeeded. Raises ClientError when it ends otherwise or the time is over."""
+        started = time.monotonic()
+        while True:
+            if on_progress is not None:
+                on_progress(job)
+            if job.is_final:
+                return _require_success(job)
+            if timeout_seconds is not None and time.monotonic() - started > timeout_seconds:
+                raise ClientError(f"job {job.id} is still {job.status} after {timeout_seconds:g} s")
+            self._sleep(poll_seconds)
+            job = self.job(job.id)
+
+    def result(self, job: Job) -> bytes:
+        """The image file of a job that succeeded."""
+        url = (_require_success(job).body.get("result") or {}).get("url") or f"v1/jobs/{job.id}/result"
+        return self._ask("GET", self._absolute(url)).content
+
+    def maps(self, job: Job, *, as_values: bool = False) -> dict[str, bytes]:
+        """The job's maps by name: PNG heat maps, or with as_values float32 (h, w) in npy format."""
+        described = _require_success(job).body.get("maps") or {}
+        headers = {"Accept": "application/x-npy" if as_values else "image/png"}
+        return {
+            name: self._ask("GET", self._absolute(info["url"]), headers=headers).content
+            for name, info in described.items()
+        }
+
+    def cancel(self, job: Job) -> None:
+        """Cancel the job, or delete it when it is final."""
+        self._ask("DELETE", f"v1/jobs/{job.id}")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _absolute(self, url: str) -> str:
+        target = urljoin(self.url, url)
+        if httpx.URL(target).host != self._http.base_url.host:  # headers with a key must not go elsewhere
+            raise ClientError(f"the server points to another address: {target}")
+        return target
+
+    def _ask(self, method: str, url: str, **request: Any) -> httpx.Response:
+        waited, attempt = 0.0, 0
+        while True:
+            failure: ClientError
+            seconds = min(MAX_RETRY_SECONDS, 0.5 * 2**attempt) * random.uniform(0.8, 1.2)
+            try:
+                response = self._http.request(method, url, **request)
+            except httpx.TransportError as error:
+                # Nobody listens: say so at once. A connection that broke off may come back.
+                failure = ServerAway(f"no answer from {self.url} ({_reason(error)}). Is the server running?")
+                if isinstance(error, (httpx.ConnectError, httpx.UnsupportedProtocol)) or attempt >= 3:
+                    raise failure from error
+            else:
+                if response.is_success:
+                    return response
+                failure = _refusal(response)
+                if response.status_code not in RETRIED:
+                    raise failure
+                seconds = _retry_after(response) or seconds
+            if waited + seconds > self._patience_seconds:
+                raise failure
+            self._sleep(seconds)
+            waited, attempt = waited + seconds, attempt + 1
+
+
+def _form_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):  # modalities
+        return ",".join(f"{name}:{strength:g}" for name, strength in value.items()) or "none"
+    return str(value)
+
+
+def _job(response: httpx.Response) -> Job:
+    try:
+        body = response.json()
+        return Job(id=str(body["id"]), status=str(body["status"]), body=body)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ClientError(f"{response.url} did not answer with a job: is it an M3ESR server?") from error
+
+
+def _require_success(job: Job) -> Job:
+    if job.status == "succeeded":
+        return job
+    error = job.body.get("error") or {}
+    told = error.get("detail") or error.get("title") or ""
+    raise ClientError(f"job {job.id} {job.status}{': ' if told else ''}{told}", code=_code(error))
+
+
+def _refusal(response: httpx.Response) -> ClientError:
+    try:
+        problem = response.json()
+        told = problem.get("detail") or problem.get("title")
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+        problem, told = {}, None
+    told = told or f"the server answered {response.status_code} {response.reason_phrase}"
+    return ClientError(str(told), code=_code(problem), status=response.status_code)
+
+
+def _code(problem: dict[str, Any]) -> str:
+    return str(problem.get("type", "")).rpartition(":")[2]
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    try:
+        return max(0.1, float(response.headers["Retry-After"]))
+    except (KeyError, ValueError):
+        return None
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,33 @@
+"""The failures a person can do something about: one clear line each, never a traceback."""
+
+import errno
+
+# Python package that is missing -> the extra that brings it
+EXTRAS = {
+    "fastapi": "service",
+    "uvicorn": "service",
+    "torch": "worker",
+    "safetensors": "worker",
+    "tokenizers": "worker",
+    "cv2": "worker",
+}
+
+
+class UserError(Exception):
+    """Something the person at the keyboard can fix; the message says what happened and what to do."""
+
+
+def missing_package(error: ModuleNotFoundError) -> UserError | None:
+    """The message for a package of one of our extras that is not installed; None for any other module."""
+    name = (error.name or "").split(".")[0]
+    if name not in EXTRAS:
+        return None
+    return UserError(f"'{name}' is not installed. Install the extra: pip install 'm3esr[{EXTRAS[name]}]'")
+
+
+def describe_os_error(error: OSError) -> str:
+    """One line for a failed file or network operation."""
+    place = f"{error.filename}: " if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"{place}no space left on the device. Free some, or write elsewhere."
+    return f"{place}{error.strerror or error}"

@@ -1,0 +1,219 @@
+"""The worker's RQ loop on a real Redis, with a fake upscaler in the same process."""
+
+import hashlib
+import io
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs import (
+    BlobStore,
+    JobQueue,
+    JobStatus,
+    JobStore,
+    Settings,
+    connect,
+    input_key,
+    map_key,
+    queue_name,
+    result_key,
+)
+from tests.fakes import a_job, picture
+from tests.unit.worker.fakes import FakeUpscaler
+from worker import tasks
+from worker.metrics import WorkerMetrics
+from worker.queue import UpscaleWorker, request_stop
+from worker.runner import JobRunner, StopFlag
+
+
+class Bench:
+    """A queue, a store, and a worker that runs until the queue is empty."""
+
+    def __init__(self, redis_url, folder):
+        self.redis = connect(redis_url, timeout_seconds=None)
+        self.settings = Settings(redis_url=redis_url, storage_url=str(folder))
+        self.store, self.queue = JobStore(self.redis), JobQueue(self.redis)
+        self.blobs = BlobStore.open(str(folder))
+        self.metrics, self.stop = WorkerMetrics(), StopFlag()
+
+    def submit(self, data=None, **options):
+        record = self.store.create(a_job(**options), max_queue_length=10)
+        self.blobs.put(input_key(record.id), picture() if data is None else data)
+        self.queue.enqueue(record)
+        return record.id
+
+    def drain(self, upscaler):
+        tasks.bind(
+            JobRunner(
+                self.settings,
+                self.store,
+                self.blobs,
+                {"compact": upscaler},
+                self.metrics,
+                self.stop,
+                sleep=lambda seconds: None,
+            )
+        )
+        UpscaleWorker(self.redis, "compact", self.queue, self.stop).work(burst=True)
+
+
+@pytest.fixture
+def bench(redis_url, tmp_path):
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    bench = Bench(redis_url, tmp_path / "storage")
+    yield bench
+    tasks.bind(None)
+    bench.redis.close()
+    for number, handler in handlers.items():  # RQ's loop set its own
+        signal.signal(number, handler)
+
+
+def test_a_job_ends_with_its_result_its_maps_and_every_number(bench):
+    job_id = bench.submit(scale=2, seed=5)
+    bench.drain(FakeUpscaler())
+    record = bench.store.require(job_id)
+    outcome = record.outcome
+    assert (record.status, record.attempts) == (JobStatus.SUCCEEDED, 1)
+    image = bench.blobs.get(result_key(job_id))
+    assert outcome.result.sha256 == hashlib.sha256(image).hexdigest()
+    assert (outcome.result.bytes, outcome.result.content_type) == (len(image), "image/png")
+    assert Image.open(io.BytesIO(image)).size == (outcome.result.width, outcome.result.height) == (32, 24)
+    assert set(outcome.maps) == {"segmentation", "depth", "edge", "dino", "uncertainty"}
+    for name, info in outcome.maps.items():
+        values = np.load(io.BytesIO(bench.blobs.get(map_key(job_id, name, "npy"))))
+        assert info.mean == pytest.approx(values.mean(), abs=1e-5)
+        assert bench.blobs.get(map_key(job_id, name, "png")).startswith(b"\x89PNG")
+    assert outcome.temperatures["sigma"] == [1.0, 0.5]
+    assert outcome.model.checkpoint == "fake.safetensors"
+    assert {"decode", "coarse", "denoising", "maps", "encode", "store"} <= set(outcome.timings)
+    assert (outcome.seed, outcome.fusion, outcome.error) == (5, "trained", None)
+
+
+def test_maps_off_publishes_none(bench):
+    job_id = bench.submit(maps=False)
+    bench.drain(FakeUpscaler())
+    assert bench.store.require(job_id).outcome.maps == {}
+    assert sorted(bench.blobs.keys(job_id)) == [f"{job_id}/input", f"{job_id}/result"]
+
+
+def test_nothing_of_rq_is_left_of_a_finished_job(bench):
+    bench.submit()
+    bench.drain(FakeUpscaler())
+    assert bench.redis.keys("rq:job:*") == []
+
+
+def test_a_cancel_between_steps_ends_the_run_there(bench):
+    steps = []
+
+    def cancel_at_first(step):
+        steps.append(step)
+        bench.store.request_cancel(job_id)
+
+    job_id = bench.submit(num_steps=50)
+    bench.drain(FakeUpscaler(cancel_at_first))
+    assert bench.store.require(job_id).status is JobStatus.CANCELED
+    assert steps == [1]
+    assert bench.blobs.get(result_key(job_id)) is None
+
+
+def test_a_job_canceled_while_it_waited_is_not_run(bench):
+    upscaler = FakeUpscaler()
+    bench.store.request_cancel(bench.submit())
+    bench.drain(upscaler)
+    assert upscaler.num_runs == 0
+
+
+def test_a_crash_of_the_network_fails_the_job_without_its_words(bench):
+    def crash(step):
+        raise RuntimeError("secret in /home/someone")
+
+    job_id = bench.submit()
+    bench.drain(FakeUpscaler(crash))
+    record = bench.store.require(job_id)
+    assert (record.status, record.outcome.error.code) == (JobStatus.FAILED, "upscale-failed")
+    stored = b"".join(value for value in bench.redis.hgetall(f"m3esr:job:{job_id}").values())
+    assert b"secret" not in stored
+    assert b"Traceback" not in stored
+
+
+@pytest.mark.parametrize(("data", "code"), [(b"no image", "unsupported-format"), (picture()[:200], "invalid-image")])
+def test_an_unreadable_input_fails_with_its_code(bench, data, code):
+    job_id = bench.submit(data)
+    bench.drain(FakeUpscaler())
+    assert bench.store.require(job_id).outcome.error.code == code
+
+
+def test_an_input_that_is_gone_fails_the_job(bench):
+    job_id = bench.submit()
+    bench.blobs.delete_prefix(job_id)
+    bench.drain(FakeUpscaler())
+    assert bench.store.require(job_id).outcome.error.code == "storage-unavailable"
+
+
+def test_the_worker_lives_on_after_a_failure(bench):
+    bad, good = bench.submit(b"no image"), bench.submit()
+    bench.drain(FakeUpscaler())
+    assert bench.store.require(bad).status is JobStatus.FAILED
+    assert bench.store.require(good).status is JobStatus.SUCCEEDED
+    counted = bench.metrics.registry.get_sample_value
+    labels = {"profile": "compact", "state": "failed", "reason": "unsupported-format"}
+    assert counted("m3esr_worker_runs_total", labels) == 1
+    assert counted("m3esr_modality_weight_mean_count", {"modality": "depth"}) == 1
+    assert counted("m3esr_uncertainty_mean_count") == 1
+
+
+def test_an_attempt_that_lost_its_job_publishes_nothing(bench):
+    job_id = bench.submit()
+    bench.drain(FakeUpscaler(lambda step: bench.store.begin_attempt(job_id, "another")))
+    record = bench.store.require(job_id)
+    assert (record.status, record.attempt_id) == (JobStatus.RUNNING, "another")
+    assert bench.blobs.get(result_key(job_id)) is None
+
+
+def test_a_job_deleted_while_it_ran_leaves_no_files(bench):
+    job_id = bench.submit()
+    bench.drain(FakeUpscaler(lambda step: bench.store.delete(job_id, force=True)))
+    assert bench.blobs.keys(job_id) == []
+
+
+def test_a_second_signal_puts_the_job_back_for_another_worker(bench):
+    def stop_twice(step):
+        request_stop(bench.stop)
+        request_stop(bench.stop)
+
+    job_id, other = bench.submit(), bench.submit()
+    bench.drain(FakeUpscaler(stop_twice))
+    assert bench.store.require(job_id).status is JobStatus.QUEUED
+    waiting = bench.redis.lrange(f"rq:queue:{queue_name('compact')}", 0, -1)
+    assert [raw.decode() for raw in waiting] == [job_id, other]
+    bench.stop = StopFlag()
+    bench.drain(FakeUpscaler())
+    assert bench.store.require(job_id).status is JobStatus.SUCCEEDED
+    assert bench.store.require(other).status is JobStatus.SUCCEEDED
+
+
+def test_the_first_signal_ends_the_worker_after_its_job(bench):
+    first, second = bench.submit(), bench.submit()
+    bench.drain(FakeUpscaler(lambda step: request_stop(bench.stop) if step == 1 else None))
+    assert bench.store.require(first).status is JobStatus.SUCCEEDED
+    assert bench.store.require(second).status is JobStatus.QUEUED
+
+
+@pytest.mark.parametrize("function", ["os.mkdir", "worker.main.run", "worker.tasks.bind"])
+def test_no_other_function_is_ever_called(bench, tmp_path, function):
+    trace = tmp_path / "trace"
+    bench.queue.rq_queue("compact").enqueue_call(function, args=(str(trace),), result_ttl=0)
+    job_id = bench.submit()
+    bench.drain(FakeUpscaler())
+    assert not trace.exists()
+    assert bench.store.require(job_id).status is JobStatus.SUCCEEDED
+
+
+def test_a_callback_named_in_the_queue_is_never_called(bench, tmp_path):
+    job_id = bench.submit()
+    bench.redis.hset(f"rq:job:{job_id}", "success_callback_name", "worker.tasks.bind")
+    bench.drain(FakeUpscaler())
+    assert bench.store.require(job_id).status is JobStatus.SUCCEEDED
+    assert tasks._runner is not None

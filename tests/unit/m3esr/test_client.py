@@ -1,0 +1,137 @@
+"""The client: what it sends, when it tries again, and what it says when it gives up."""
+
+import httpx
+import pytest
+
+from m3esr import Client
+from m3esr.client import ClientError, ServerAway
+
+DONE = {
+    "id": "j1",
+    "status": "succeeded",
+    "result": {"url": "/v1/jobs/j1/result"},
+    "maps": {"depth": {"url": "/v1/jobs/j1/maps/depth"}},
+}
+
+
+def problem(status, code, detail, **headers):
+    body = {"type": f"urn:m3esr:problem:{code}", "title": "Title", "detail": detail}
+    return httpx.Response(status, json=body, headers=headers)
+
+
+class FakeServer:
+    """Gives the answers in turn, the last one for ever; remembers requests and waits."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.requests, self.waits = [], []
+
+    def __call__(self, request):
+        request.read()
+        self.requests.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def client(self, **options):
+        transport = httpx.MockTransport(self)
+        return Client("http://server:8000/", transport=transport, sleep=self.waits.append, **options)
+
+
+def test_submit_sends_the_file_and_only_the_fields_given():
+    server = FakeServer(httpx.Response(202, json={"id": "j1", "status": "queued"}))
+    job = server.client().submit(
+        b"image", filename="a.png", scale=2.0, prompt=None, modalities={"depth": 0.5}, maps=False
+    )
+    request = server.requests[0]
+    body = request.content.decode()
+    assert (job.id, job.status, str(request.url)) == ("j1", "queued", "http://server:8000/v1/upscale")
+    assert 'name="file"; filename="a.png"' in body
+    assert "depth:0.5" in body and "false" in body
+    assert "prompt" not in body
+
+
+def test_a_full_queue_is_tried_again_after_the_time_the_server_names_with_the_same_key():
+    server = FakeServer(
+        problem(429, "queue-full", "full", **{"Retry-After": "7"}),
+        httpx.Response(202, json={"id": "j1", "status": "queued"}),
+    )
+    server.client().submit(b"image")
+    assert server.waits == [7.0]
+    keys = {request.headers["Idempotency-Key"] for request in server.requests}
+    assert len(keys) == 1
+
+
+def test_patience_ends_with_the_servers_own_words():
+    server = FakeServer(problem(503, "redis-unavailable", "The job database is away.", **{"Retry-After": "50"}))
+    with pytest.raises(ClientError, match="job database is away") as caught:
+        server.client(patience_seconds=120).job("j1")
+    assert (caught.value.code, caught.value.status) == ("redis-unavailable", 503)
+    assert server.waits == [50.0, 50.0]
+
+
+def test_a_refusal_is_not_tried_again():
+    server = FakeServer(problem(422, "invalid-option", "scale must be at most 4"))
+    with pytest.raises(ClientError, match="scale must be at most 4"):
+        server.client().submit(b"image", scale=9)
+    assert len(server.requests) == 1
+
+
+def test_a_server_that_does_not_listen_is_said_at_once():
+    server = FakeServer(httpx.ConnectError("refused"))
+    with pytest.raises(ServerAway, match="Is the server running"):
+        server.client().job("j1")
+    assert server.waits == []
+
+
+def test_a_broken_connection_is_tried_again():
+    server = FakeServer(httpx.ReadError("reset"), httpx.Response(200, json=DONE))
+    assert server.client().job("j1").is_final
+
+
+def test_wait_tells_each_state_and_ends_with_the_finished_job():
+    running = {"id": "j1", "status": "running", "progress": {"stage": "denoising", "step": 1, "num_steps": 4}}
+    server = FakeServer(httpx.Response(200, json=running), httpx.Response(200, json=DONE))
+    client, told = server.client(), []
+    job = client.wait(client.job("j1"), on_progress=lambda now: told.append((now.stage, now.fraction)))
+    assert job.status == "succeeded"
+    assert told == [("denoising 1/4", 0.0), ("succeeded", 1.0)]
+
+
+def test_a_failed_job_tells_why():
+    body = {"id": "j1", "status": "failed", "error": {"type": "urn:m3esr:problem:timed-out", "detail": "Too slow."}}
+    client = FakeServer(httpx.Response(200, json=body)).client()
+    with pytest.raises(ClientError, match=r"job j1 failed: Too slow\.") as caught:
+        client.wait(client.job("j1"))
+    assert caught.value.code == "timed-out"
+
+
+def test_result_and_maps_are_fetched_where_the_job_says():
+    server = FakeServer(httpx.Response(200, json=DONE), httpx.Response(200, content=b"bytes"))
+    client = server.client()
+    job = client.job("j1")
+    assert client.result(job) == b"bytes"
+    assert client.maps(job, as_values=True) == {"depth": b"bytes"}
+    assert [request.url.path for request in server.requests[1:]] == ["/v1/jobs/j1/result", "/v1/jobs/j1/maps/depth"]
+    assert server.requests[2].headers["Accept"] == "application/x-npy"
+
+
+def test_a_job_that_points_elsewhere_is_not_followed():
+    body = {**DONE, "result": {"url": "http://169.254.169.254/secret"}}
+    server = FakeServer(httpx.Response(200, json=body))
+    client = server.client()
+    with pytest.raises(ClientError, match="another address"):
+        client.result(client.job("j1"))
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("url", ["ftp://server", "nonsense", "http://"])
+def test_an_address_that_is_none_is_refused(url):
+    with pytest.raises(ClientError, match="is not an http"):
+        Client(url)
+
+
+def test_an_answer_that_is_no_job_is_said():
+    with pytest.raises(ClientError, match="is it an M3ESR server"):
+        FakeServer(httpx.Response(200, text="<html>")).client().job("j1")

@@ -1,0 +1,187 @@
+"""Starting a worker: load and warm the networks, say so, then run jobs until a signal."""
+
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import numpy as np
+import structlog
+
+from jobs import (
+    REDIS_AWAY,
+    BlobStore,
+    HeartbeatRegistry,
+    JobError,
+    JobQueue,
+    JobStore,
+    RedisClient,
+    Settings,
+    UpscaleRequest,
+    WorkerHeartbeat,
+    connect,
+    find_profile,
+)
+from worker import results, tasks
+from worker.logs import configure_logs
+from worker.metrics import MetricsServer, WorkerMetrics
+from worker.queue import UpscaleWorker, request_stop
+from worker.runner import JobRunner, StopFlag
+from worker.upscaler import Upscaler
+
+WARM_UP_SIDE = 32
+RECONNECT_SECONDS = 1.0
+LoadUpscaler = Callable[[Settings, str], Upscaler]
+log = structlog.get_logger(__name__)
+
+
+def load_upscaler(settings: Settings, profile: str) -> Upscaler:
+    """The networks of `profile`. Raises SystemExit with one clear line when they cannot be had."""
+    try:
+        from models.pipeline import Upscaler as Networks
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"The worker needs {error.name}; install the extra: pip install 'm3esr[worker]'"
+        ) from error
+    try:
+        upscaler: Upscaler = Networks.load(
+            profile=profile, device=settings.device, checkpoint=settings.checkpoint
+        )
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"The networks of '{profile}' cannot be loaded: {error}") from error
+    return upscaler
+
+
+def run(settings: Settings, profile: str | None = None, *, load: LoadUpscaler = load_upscaler) -> None:
+    """Work for one profile until SIGTERM or SIGINT; with several in the settings, it must be named.
+
+    Raises SystemExit with one clear line when it cannot start.
+    """
+    profile = _check_profile(settings, profile)
+    redis = connect(settings.redis_url, timeout_seconds=None)
+    _check_redis(redis, settings)
+    configure_logs(settings.log_level)
+    stop = StopFlag()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: request_stop(stop))
+    with ExitStack() as stack:
+        metrics = WorkerMetrics()
+        _serve_metrics(settings, metrics, stack)
+        upscaler = load(settings, profile)
+        warm_up(upscaler)
+        metrics.model_loaded.labels(profile).set(1)
+        queue = JobQueue(redis, job_timeout_seconds=settings.job_timeout_seconds)
+        blobs = _open_blobs(settings)
+        tasks.bind(JobRunner(settings, JobStore(redis), blobs, {profile: upscaler}, metrics, stop))
+        stack.callback(tasks.bind, None)
+        stack.enter_context(Heartbeat(settings, profile, upscaler))
+        log.info("ready", **upscaler.describe())
+        work(redis, profile, queue, stop)
+    log.info("stopped")
+
+
+def warm_up(upscaler: Upscaler) -> None:
+    """One small run, so that the first job does not pay for lazy allocation and kernels."""
+    lr_image = np.full((WARM_UP_SIDE, WARM_UP_SIDE, 3), 0.5, dtype=np.float32)
+    upscaler.upscale(lr_image, results.upscale_options(UpscaleRequest(), WARM_UP_SIDE, WARM_UP_SIDE))
+
+
+def work(redis: RedisClient, profile: str, queue: JobQueue, stop: StopFlag) -> None:
+    """Run jobs until `stop`; RQ's own loop gives up when Redis goes away, this one starts it again."""
+    while not stop.is_stopping:
+        try:
+            UpscaleWorker(redis, profile, queue, stop).work(logging_level=None)
+        except REDIS_AWAY as error:
+            log.warning("redis_away", reason=str(error), retry_seconds=RECONNECT_SECONDS)
+        if not stop.is_stopping:
+            time.sleep(RECONNECT_SECONDS)
+
+
+class Heartbeat:
+    """While entered, says every few seconds that this worker lives and is ready; on exit, that it left."""
+
+    def __init__(self, settings: Settings, profile: str, upscaler: Upscaler) -> None:
+        description = upscaler.describe()
+        self._ttl_seconds = settings.heartbeat_seconds
+        # A connection of its own with short waits: the worker's blocks on the queue.
+        self._registry = HeartbeatRegistry(connect(settings.redis_url))
+        self._worker = WorkerHeartbeat(
+            id=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
+            profiles=(profile,),
+            is_ready=True,
+            device=str(description.get("device", settings.device)),
+            since=datetime.now(UTC),
+            models={profile: results.model_info(description)},
+        )
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> WorkerHeartbeat:
+        self._thread.start()
+        return self._worker
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join(timeout=5)
+        try:
+            self._registry.leave(self._worker.id)
+        except REDIS_AWAY as error:
+            log.warning("heartbeat_lost", reason=str(error))  # it runs out by itself
+
+    def _beat_on(self) -> None:
+        while not self._is_over.is_set():
+            try:
+                self._registry.beat(self._worker, ttl_seconds=self._ttl_seconds)
+            except REDIS_AWAY as error:
+                log.warning("heartbeat_lost", reason=str(error))
+            self._is_over.wait(self._ttl_seconds / 5)
+
+
+def _check_profile(settings: Settings, profile: str | None) -> str:
+    if profile is None and len(settings.profiles) > 1:
+        raise SystemExit(
+            f"A worker serves one profile and M3ESR_PROFILES names {', '.join(settings.profiles)}: "
+            "start one worker for each with m3esr work --profile NAME."
+        )
+    try:
+        return find_profile(profile or settings.default_profile).name
+    except JobError as error:
+        raise SystemExit(error.detail) from error
+
+
+def _check_redis(redis: RedisClient, settings: Settings) -> None:
+    try:
+        redis.ping()
+    except REDIS_AWAY as error:
+        parts = urlsplit(settings.redis_url)
+        place = f"{parts.hostname}:{parts.port or 6379}"  # the URL may hold a password
+        raise SystemExit(f"Redis does not answer at {place}. Start it, or set M3ESR_REDIS_URL.") from error
+
+
+def _serve_metrics(settings: Settings, metrics: WorkerMetrics, stack: ExitStack) -> None:
+    if settings.worker_metrics_port == 0:
+        return
+    try:
+        server = MetricsServer(metrics, settings.worker_metrics_host, settings.worker_metrics_port)
+    except OSError as error:
+        raise SystemExit(
+            f"Port {settings.worker_metrics_port} is taken: set M3ESR_WORKER_METRICS_PORT (0: off)."
+        ) from error
+    stack.callback(server.close)
+
+
+def _open_blobs(settings: Settings) -> BlobStore:
+    try:
+        return BlobStore.open(settings.storage_url)
+    except JobError as error:
+        raise SystemExit(error.detail) from error
+
+
+if __name__ == "__main__":
+    run(Settings())
