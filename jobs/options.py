@@ -74,9 +74,7 @@ class UpscaleRequest(BaseModel):
         default_factory=lambda: dict.fromkeys(MODALITIES, 1.0),
         description="Strength 0 to 2 per modality; absent or 0 is off.",
     )
-    color_correction: ColorCorrection = Field(
-        default="wavelet", description="How colours are held to the input."
-    )
+    color_correction: ColorCorrection = Field(default="wavelet", description="How colours are held to the input.")
     output_format: OutputFormat = Field(default="png", description="File format of the result.")
     quality: int | None = Field(
         default=None,
@@ -84,9 +82,7 @@ class UpscaleRequest(BaseModel):
         le=100,
         description="Quality of jpeg, webp and avif; absent: the format's default.",
     )
-    metadata: Literal["keep", "strip"] = Field(
-        default="keep", description="Keep or strip EXIF and ICC profile."
-    )
+    metadata: Literal["keep", "strip"] = Field(default="keep", description="Keep or strip EXIF and ICC profile.")
     maps: bool = Field(default=True, description="Return the weight and uncertainty maps.")
     ttl_seconds: int | None = Field(
         default=None,

@@ -31,12 +31,8 @@ class Profile:
     licences: tuple[Licence, ...]
 
 
-_SD35 = Licence(
-    "Stable Diffusion 3.5 medium", "Stability AI Community License", "https://stability.ai/license", True
-)
-_DIT4SR = Licence(
-    "DiT4SR weights", "non-commercial (see repository)", "https://github.com/Adam-duan/DiT4SR", False
-)
+_SD35 = Licence("Stable Diffusion 3.5 medium", "Stability AI Community License", "https://stability.ai/license", True)
+_DIT4SR = Licence("DiT4SR weights", "non-commercial (see repository)", "https://github.com/Adam-duan/DiT4SR", False)
 _DINOV3 = Licence("DINOv3", "DINOv3 License (gated)", "https://github.com/facebookresearch/dinov3", True)
 _SD21 = Licence(
     "Stable Diffusion 2.1",
@@ -46,9 +42,7 @@ _SD21 = Licence(
 )
 _SEESR = Licence("SeeSR weights", "Apache-2.0", "https://github.com/cswry/SeeSR", True)
 
-_NOT_YET = (
-    "Its weights are the operator's to fetch after reading their licences; this version cannot run it yet."
-)
+_NOT_YET = "Its weights are the operator's to fetch after reading their licences; this version cannot run it yet."
 
 PROFILES: dict[str, Profile] = {
     "compact": Profile(
@@ -99,7 +93,5 @@ def find_profile(name: str) -> Profile:
     if profile is None:
         raise JobError("unknown-profile", f"'{name}' is not one of {', '.join(PROFILES)}.", field="profile")
     if not profile.is_installed:
-        raise JobError(
-            "profile-not-installed", f"'{name}' is not installed. {profile.reason}", field="profile"
-        )
+        raise JobError("profile-not-installed", f"'{name}' is not installed. {profile.reason}", field="profile")
     return profile

@@ -12,17 +12,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="M3ESR_", frozen=True, extra="ignore")
 
-    redis_url: str = Field(
-        default="redis://127.0.0.1:6379/0", description="Redis or Valkey that holds the jobs."
-    )
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", description="Redis or Valkey that holds the jobs.")
     storage_url: str = Field(
         default="./var/storage",
         description="Where images lie: a folder, or a file:// s3:// gs:// az:// memory:// URL.",
     )
     host: str = Field(default="127.0.0.1", description="Address the API listens on.")
-    port: int = Field(
-        default=8000, ge=0, le=65535, description="Port the API listens on; 0 takes any free one."
-    )
+    port: int = Field(default=8000, ge=0, le=65535, description="Port the API listens on; 0 takes any free one.")
     allow_anonymous: bool = Field(
         default=False,
         description="Allow an address other than loopback although no API keys are configured.",
@@ -36,9 +32,7 @@ class Settings(BaseSettings):
     checkpoint: Path | None = Field(
         default=None, description="Weights the worker loads instead of those that come with the profile."
     )
-    max_upload_bytes: int = Field(
-        default=32 * 2**20, gt=0, description="Largest body of POST /v1/upscale, in bytes."
-    )
+    max_upload_bytes: int = Field(default=32 * 2**20, gt=0, description="Largest body of POST /v1/upscale, in bytes.")
     max_input_pixels: int = Field(default=24_000_000, gt=0, description="Largest input image, in pixels.")
     max_output_pixels: int = Field(default=24_000_000, gt=0, description="Largest output image, in pixels.")
     max_queue_length: int = Field(
@@ -50,9 +44,7 @@ class Settings(BaseSettings):
     job_timeout_seconds: int = Field(
         default=3_600, gt=0, description="Longest run of one job before it is failed, in seconds."
     )
-    max_attempts: int = Field(
-        default=3, gt=0, description="How often a job is started before it is failed for good."
-    )
+    max_attempts: int = Field(default=3, gt=0, description="How often a job is started before it is failed for good.")
     heartbeat_seconds: int = Field(
         default=15, gt=2, description="A worker silent for this long is no longer counted, in seconds."
     )

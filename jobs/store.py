@@ -173,9 +173,7 @@ class JobStore:
         record = self.get(job_id)
         if record is None:
             return False
-        held = self._release(
-            keys=[keys.job_key(job_id), keys.waiting_key(record.profile)], args=[job_id, attempt_id]
-        )
+        held = self._release(keys=[keys.job_key(job_id), keys.waiting_key(record.profile)], args=[job_id, attempt_id])
         return bool(held)
 
     # --- housekeeping

@@ -24,16 +24,12 @@ _DESCRIPTION = (
 )
 
 
-def create_app(
-    settings: Settings, redis: RedisClient | None = None, blobs: BlobStore | None = None
-) -> FastAPI:
+def create_app(settings: Settings, redis: RedisClient | None = None, blobs: BlobStore | None = None) -> FastAPI:
     """The API for `settings`; redis and blobs are opened from them unless given.
 
     Redis may be away: the app starts, answers 503 where it needs it, and recovers by itself.
     """
-    context = _assemble(
-        settings, redis or connect(settings.redis_url), blobs or BlobStore.open(settings.storage_url)
-    )
+    context = _assemble(settings, redis or connect(settings.redis_url), blobs or BlobStore.open(settings.storage_url))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -70,9 +66,7 @@ def _assemble(settings: Settings, redis: RedisClient, blobs: BlobStore) -> Conte
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
-        schema = get_openapi(
-            title=app.title, version=app.version, description=_DESCRIPTION, routes=app.routes
-        )
+        schema = get_openapi(title=app.title, version=app.version, description=_DESCRIPTION, routes=app.routes)
         schemas = schema["components"]["schemas"]
         schemas["Problem"] = Problem.model_json_schema()
         for unused in (

@@ -81,9 +81,7 @@ def _create(context: Context, upload: Upload, request_id: str, job_id: str) -> J
         _undo(context, job_id)
         raise
     structlog.contextvars.bind_contextvars(job_id=job_id)
-    structlog.get_logger().info(
-        "job_accepted", profile=profile, width=upload.input.width, height=upload.input.height
-    )
+    structlog.get_logger().info("job_accepted", profile=profile, width=upload.input.width, height=upload.input.height)
     context.metrics.input_megapixels.observe(upload.input.width * upload.input.height / 1e6)
     return record
 

@@ -64,9 +64,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         reason = error.strerror or str(error)
-        raise SystemExit(
-            f"Cannot listen on {host}:{port}: {reason}. Set M3ESR_PORT to a free port."
-        ) from error
+        raise SystemExit(f"Cannot listen on {host}:{port}: {reason}. Set M3ESR_PORT to a free port.") from error
     return listener
 
 

@@ -72,9 +72,7 @@ class ServiceMetrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.requests = Counter(
-            "m3esr_http_requests", "Answers", ["method", "route", "status"], registry=self.registry
-        )
+        self.requests = Counter("m3esr_http_requests", "Answers", ["method", "route", "status"], registry=self.registry)
         self.request_seconds = Histogram(
             "m3esr_http_request_duration_seconds",
             "Seconds from the request to the end of its answer",

@@ -30,9 +30,7 @@ class Problem(BaseModel):
     field: str | None = None
 
 
-def problem_response(
-    request: Request, error: JobError, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
+def problem_response(request: Request, error: JobError, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The answer that tells `error`."""
     problem = Problem(
         type=error.type,
@@ -63,12 +61,10 @@ def invalid_option(error: ValidationError | RequestValidationError) -> JobError:
     """The problem behind a failed validation, naming the first field at fault."""
     faults = error.errors()
     places = [
-        ".".join(str(part) for part in fault["loc"] if part not in ("query", "path", "header"))
-        for fault in faults
+        ".".join(str(part) for part in fault["loc"] if part not in ("query", "path", "header")) for fault in faults
     ]
     words = [
-        f"{place}: {_words(fault)}" if place else _words(fault)
-        for place, fault in zip(places, faults, strict=True)
+        f"{place}: {_words(fault)}" if place else _words(fault) for place, fault in zip(places, faults, strict=True)
     ]
     return JobError("invalid-option", "; ".join(words) + ".", field=places[0] or None)
 

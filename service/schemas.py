@@ -59,12 +59,8 @@ class JobView(BaseModel):
     expires_at: datetime | None
     timings: dict[str, float] = Field(description="Seconds per stage.")
     result: ResultView | None
-    maps: dict[str, MapView] = Field(
-        description="Expert weights in [0, 1] per modality, and uncertainty (>= 0)."
-    )
-    temperatures: dict[str, list[float]] = Field(
-        description="`sigma`, and each modality's temperature at it."
-    )
+    maps: dict[str, MapView] = Field(description="Expert weights in [0, 1] per modality, and uncertainty (>= 0).")
+    temperatures: dict[str, list[float]] = Field(description="`sigma`, and each modality's temperature at it.")
     trust: Trust | None
     model: ModelInfo | None
     fusion: str | None = Field(description="`trained`, or `not installed`: then there are no weight maps.")

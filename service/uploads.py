@@ -149,9 +149,7 @@ def _refuse_animation(image: Image.Image) -> None:
         return
     except Exception as error:
         raise _invalid_image(error) from error
-    raise JobError(
-        "animated-image", "Send one picture: the file has more than one frame or page.", field="file"
-    )
+    raise JobError("animated-image", "Send one picture: the file has more than one frame or page.", field="file")
 
 
 def _is_lying_on_its_side(image: Image.Image) -> bool:

@@ -47,9 +47,7 @@ class FakeClock:
         return self.now
 
 
-def picture(
-    width: int = 16, height: int = 12, image_format: str = "PNG", mode: str = "RGB", **save: object
-) -> bytes:
+def picture(width: int = 16, height: int = 12, image_format: str = "PNG", mode: str = "RGB", **save: object) -> bytes:
     """The bytes of a small image of noise, the same every time."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     file = io.BytesIO()
@@ -81,9 +79,7 @@ class FakeWorker:
     def announce(self, *, is_ready: bool = True) -> None:
         """Send one heartbeat, good for a minute."""
         since = datetime.now(UTC)
-        beat = WorkerHeartbeat(
-            id="fake", profiles=(self._profile,), is_ready=is_ready, device="cpu", since=since
-        )
+        beat = WorkerHeartbeat(id="fake", profiles=(self._profile,), is_ready=is_ready, device="cpu", since=since)
         self.heartbeats.beat(beat, ttl_seconds=60)
 
     def take(self) -> str | None:

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from models.modalities.edge import canny_edges
-from models.modalities.perception import load_perception
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -20,6 +18,8 @@ from evaluation.lpips import LpipsSqueeze
 from models.checkpoint import read_config, read_tensors, save_checkpoint
 from models.configs import COMPACT_DENOISER, VISUAL_MODALITIES, M3ESRConfig
 from models.fusion.experts import FusionConfig
+from models.modalities.edge import canny_edges
+from models.modalities.perception import load_perception
 from models.modalities.text import TextConfig, tokenize, train_tokenizer
 from models.network import M3ESR
 from models.pipeline import Upscaler
@@ -207,7 +207,7 @@ class GuidedStage:
         if self.perceptual is not None:
             losses["lpips"] = robust_perceptual(self.perceptual, sr_image, hr_image, self.generator)
             losses["grid"] = grid_loss(sr_image, hr_image)
-            losses["loss"] = losses["loss"] + config.lpips_weight * losses["lpips"] + config.grid_weight * losses["grid"]
+            losses["loss"] += config.lpips_weight * losses["lpips"] + config.grid_weight * losses["grid"]
         if weights:
             means = torch.stack([w.mean() for w in weights.values()])
             losses["unbiased"] = (means - config.mean_weight).square().sum()

@@ -35,9 +35,7 @@ def validate_photographs(network: PerceptionNet, lr_folder: Path, teachers: Path
         cosines.append(F.cosine_similarity(seen.dino, target, dim=1).mean().item())
         wanted, found = segments[row].argmax(axis=-1), seen.segmentation[0].argmax(dim=0).numpy()
         num = segments.shape[-1]
-        confusion = confusion + np.bincount((wanted * num + found).ravel(), minlength=num * num).reshape(
-            num, num
-        )
+        confusion = confusion + np.bincount((wanted * num + found).ravel(), minlength=num * num).reshape(num, num)
         sure.append((wanted == found)[segments[row].max(axis=-1) >= 0.7 * 255])
     both = np.diag(confusion)
     union = confusion.sum(axis=0) + confusion.sum(axis=1) - both

@@ -45,18 +45,13 @@ def picture_row(network: PerceptionNet, hr_image: np.ndarray, lr_image: np.ndarr
         principal_colours(seen.dino),
     ]
     shrink, grow = cv2.INTER_AREA, cv2.INTER_NEAREST
-    cells = [
-        cv2.resize(np.float32(p), (CELL, CELL), interpolation=shrink if len(p) > CELL else grow)
-        for p in pictures
-    ]
+    cells = [cv2.resize(np.float32(p), (CELL, CELL), interpolation=shrink if len(p) > CELL else grow) for p in pictures]
     return np.round(np.concatenate(cells, axis=1) * 255).astype(np.uint8)
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", type=Path, required=True)
     parser.add_argument("--photographs", type=Path, required=True, help="holds hr/ and the degraded folder")
     parser.add_argument("--degraded", default="lr_real")

@@ -26,9 +26,7 @@ SKY_CLASSES = [SEGMENT_NAMES.index(name) for name in ("sky", "clouds", "night sk
 
 def sky_photographs(segments: np.ndarray, least: float = 0.9) -> np.ndarray:
     """segments (num, 64, 64, S) uint8 -> indices of photographs that are nearly all sky."""
-    return np.flatnonzero(
-        segments[..., SKY_CLASSES].sum(axis=-1, dtype=np.float32).mean(axis=(1, 2)) > 255 * least
-    )
+    return np.flatnonzero(segments[..., SKY_CLASSES].sum(axis=-1, dtype=np.float32).mean(axis=(1, 2)) > 255 * least)
 
 
 def load_renderer(pairs: Path, teachers: Path) -> Renderer:
@@ -74,9 +72,7 @@ def write_scenes(renderer: Renderer, out: Path, count: int, side: int, seed: int
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, required=True)
     parser.add_argument("--teachers", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

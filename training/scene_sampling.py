@@ -78,9 +78,7 @@ def _objects(rng: np.random.Generator, make_skin: SkinMaker, count: int, near: f
             surfaces += [(face, skin) for face in box(centre + half[1] * Y, half, rng.uniform(0, np.pi))]
         else:
             height = size * rng.uniform(1, 6)
-            surfaces.append(
-                (Rectangle(centre + height * Y, X, Y, size * rng.uniform(0.1, 0.6), height), skin)
-            )
+            surfaces.append((Rectangle(centre + height * Y, X, Y, size * rng.uniform(0.1, 0.6), height), skin))
     return surfaces
 
 
@@ -104,9 +102,7 @@ def _room(rng: np.random.Generator, make_skin: SkinMaker) -> Surfaces:
         walls.append((Rectangle(rng.uniform(3, 12) * across, along, Y), make_skin(rng.uniform(2, 8))))
     for sign in (-1, 1):
         if rng.random() < 0.6:
-            walls.append(
-                (Rectangle(sign * rng.uniform(1, 5) * along, across, Y), make_skin(rng.uniform(2, 8)))
-            )
+            walls.append((Rectangle(sign * rng.uniform(1, 5) * along, across, Y), make_skin(rng.uniform(2, 8))))
     if rng.random() < 0.5:
         walls.append((Rectangle(rng.uniform(0.6, 3) * Y, X, Z), make_skin(rng.uniform(2, 8))))
     return walls

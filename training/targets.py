@@ -97,9 +97,7 @@ def probe_inputs(components: np.ndarray, voc_logits: np.ndarray, hr_image: np.nd
     return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
-def fit_probe(
-    inputs: np.ndarray, classes: np.ndarray, decay: float = 3e-3, steps: int = 60
-) -> torch.nn.Linear:
+def fit_probe(inputs: np.ndarray, classes: np.ndarray, decay: float = 3e-3, steps: int = 60) -> torch.nn.Linear:
     """Softmax regression: inputs (num, inputs), classes (num,) -> logits layer. Rare classes count more
     (1/sqrt).
     """
@@ -209,23 +207,12 @@ def write_targets(paths: list[Path], nets: Path, out: Path, seed: int = 0) -> No
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--photographs", type=Path, nargs="+", required=True, help="folders of 512 x 512 photographs"
-    )
-    parser.add_argument(
-        "--nets", type=Path, required=True, help="folder with the two teachers' .tflite files"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photographs", type=Path, nargs="+", required=True, help="folders of 512 x 512 photographs")
+    parser.add_argument("--nets", type=Path, required=True, help="folder with the two teachers' .tflite files")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    paths = [
-        p
-        for folder in arguments.photographs
-        for p in sorted(folder.iterdir())
-        if p.suffix in (".jpg", ".png")
-    ]
+    paths = [p for folder in arguments.photographs for p in sorted(folder.iterdir()) if p.suffix in (".jpg", ".png")]
     write_targets(paths, arguments.nets, arguments.out)
 
 

@@ -133,9 +133,7 @@ class Teachers:
         if hr_image.shape != (self.side, self.side, 3):
             raise ValueError(f"teachers take {self.side} x {self.side} RGB, not {hr_image.shape}")
         small = cv2.resize(hr_image, (384, 384), interpolation=cv2.INTER_AREA)
-        *mobile, classes = self._mobilenet.run(
-            self._continue(hr_image), (*MOBILENET_LAYERS, MOBILENET_LOGITS)
-        )
+        *mobile, classes = self._mobilenet.run(self._continue(hr_image), (*MOBILENET_LAYERS, MOBILENET_LOGITS))
         *deep, voc = self._deeplab.run(self._continue(small), (*DEEPLAB_LAYERS, DEEPLAB_LOGITS))
         grids = [to_tokens(x, self.side, self.margin) for x in mobile]
         grids += [to_tokens(x, 384, self.margin) for x in (*deep, voc)]

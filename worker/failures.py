@@ -16,18 +16,12 @@ def as_job_error(error: Exception) -> JobError:
     if isinstance(error, JobError):
         return error
     if isinstance(error, JobTimeoutException):
-        return JobError(
-            "timed-out", "The job ran longer than the server allows. Ask for fewer steps or pixels."
-        )
+        return JobError("timed-out", "The job ran longer than the server allows. Ask for fewer steps or pixels.")
     if is_out_of_memory(error):
-        return JobError(
-            "out-of-memory", "The device has too little memory for this job. Ask for a smaller output."
-        )
+        return JobError("out-of-memory", "The device has too little memory for this job. Ask for a smaller output.")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return JobError("storage-full", "There is no space left for images.", retry_after_seconds=60)
-    return JobError(
-        "upscale-failed", "The worker hit an unexpected error; its log tells more under this job's id."
-    )
+    return JobError("upscale-failed", "The worker hit an unexpected error; its log tells more under this job's id.")
 
 
 def as_decode_error(error: ValueError) -> JobError:

@@ -39,9 +39,7 @@ class WorkerMetrics:
             registry=registry,
         )
         self.busy = Gauge("m3esr_worker_busy", "1 while a job runs", registry=registry)
-        self.model_loaded = Gauge(
-            "m3esr_model_loaded", "1 once the networks are warm", ["model"], registry=registry
-        )
+        self.model_loaded = Gauge("m3esr_model_loaded", "1 once the networks are warm", ["model"], registry=registry)
         self.stage_seconds = Histogram(
             "m3esr_stage_duration_seconds",
             "Seconds per stage",

@@ -64,9 +64,7 @@ class ProgressReporter:
 
     def report(self, stage: str, step: int, num_steps: int, fraction: float) -> None:
         """Tell the record at once, and stop when it says so."""
-        progress = Progress(
-            stage=stage, step=step, num_steps=num_steps, fraction=min(max(fraction, 0.0), 1.0)
-        )
+        progress = Progress(stage=stage, step=step, num_steps=num_steps, fraction=min(max(fraction, 0.0), 1.0))
         try:
             signal = self._store.report_progress(self._job_id, self._attempt_id, progress)
         except REDIS_AWAY as error:

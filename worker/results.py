@@ -159,9 +159,7 @@ def _trust(trust: dict[str, Any]) -> Trust:
     psnr = float(trust.get("lr_consistency_psnr", math.nan))
     return Trust(
         lr_consistency_psnr=None if math.isnan(psnr) else min(psnr, MAX_PSNR),
-        uncertainty_quantiles={
-            name: float(value) for name, value in trust.get("uncertainty_quantiles", {}).items()
-        },
+        uncertainty_quantiles={name: float(value) for name, value in trust.get("uncertainty_quantiles", {}).items()},
     )
 
 

@@ -88,9 +88,7 @@ class JointBlock(nn.Module):
         self.ff = FeedForward(width, with_control=True)
         self.ff_context = None if self.is_last else FeedForward(width, with_control=False)
 
-    def forward(
-        self, groups: Groups, condition_BD: Tensor, grid: tuple[int, int], finish_lr: bool = True
-    ) -> Groups:
+    def forward(self, groups: Groups, condition_BD: Tensor, grid: tuple[int, int], finish_lr: bool = True) -> Groups:
         """`condition_BD` is SiLU(time-and-text embedding); `grid` = (h, w) tokens with h * w = P.
 
         `finish_lr=False` leaves out the LR group's MLP output: nothing reads it after the last block.
@@ -135,9 +133,7 @@ class JointBlock(nn.Module):
             return None
         gate, shift_mlp, scale_mlp, gate_mlp = gates
         text_BLD = torch.addcmul(text_BLD, gate, read_BLD)
-        return torch.addcmul(
-            text_BLD, gate_mlp, self.ff_context(modulate(normalise(text_BLD), scale_mlp, shift_mlp))
-        )
+        return torch.addcmul(text_BLD, gate_mlp, self.ff_context(modulate(normalise(text_BLD), scale_mlp, shift_mlp)))
 
 
 def each(function: Callable[[Tensor], Tensor], groups: Groups) -> Groups:

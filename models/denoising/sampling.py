@@ -47,9 +47,7 @@ def guide(v_uncond: Tensor, v_cond: Tensor, cfg_scale: float) -> Tensor:
     return torch.lerp(v_uncond, v_cond, cfg_scale)
 
 
-def euler(
-    velocity_fn: VelocityFn, noisy_latent: Tensor, sigmas: Tensor, on_step: OnStep | None = None
-) -> Tensor:
+def euler(velocity_fn: VelocityFn, noisy_latent: Tensor, sigmas: Tensor, on_step: OnStep | None = None) -> Tensor:
     """Follows the velocity from `sigmas[0]` to `sigmas[-1]` in straight steps; the input is left as it was.
 
     Args:

@@ -131,6 +131,4 @@ class DiffusionTransformer(nn.Module):
 
 def name_streams(index: int, groups: Groups) -> dict[str, Tensor]:
     names = ("image", "control", "fused", "context")
-    return {
-        f"block{index}.{name}": group for name, group in zip(names, groups, strict=True) if group is not None
-    }
+    return {f"block{index}.{name}": group for name, group in zip(names, groups, strict=True) if group is not None}

@@ -49,9 +49,7 @@ class InvertedResidual(nn.Module):
     dilation stands in for strides of the original that this network does not take: filters keep their reach.
     """
 
-    def __init__(
-        self, channels: int, num_outputs: int, widening: int, stride: int = 1, dilation: int = 1
-    ) -> None:
+    def __init__(self, channels: int, num_outputs: int, widening: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
         wide = widening * channels
         self.expand = nn.Conv2d(channels, wide, 1) if widening > 1 else nn.Identity()

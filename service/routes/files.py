@@ -29,9 +29,7 @@ _WHY_NOT = {
         **problem_responses(404, 409, 410, 422),
     },
 )
-def read_result(
-    job_id: str, context: ContextDep, if_none_match: Annotated[str | None, Header()] = None
-) -> Response:
+def read_result(job_id: str, context: ContextDep, if_none_match: Annotated[str | None, Header()] = None) -> Response:
     """The image of a succeeded job; `ETag` is its SHA-256."""
     record = _require_succeeded(context, job_id)
     result = record.outcome.result
@@ -53,9 +51,7 @@ def read_result(
         **problem_responses(404, 409, 410, 422),
     },
 )
-def read_map(
-    job_id: str, name: str, context: ContextDep, accept: Annotated[str, Header()] = "*/*"
-) -> Response:
+def read_map(job_id: str, name: str, context: ContextDep, accept: Annotated[str, Header()] = "*/*") -> Response:
     """One map as a PNG heat map; with `.npy` behind the name or `Accept: application/x-npy` as values."""
     record = _require_succeeded(context, job_id)
     bare, _, suffix = name.partition(".")

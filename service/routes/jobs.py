@@ -28,9 +28,7 @@ def read_job(job_id: str, context: ContextDep, response: Response) -> JobView:
 def list_jobs(
     context: ContextDep,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[
-        str | None, Query(pattern=r"^\d{1,16}$", description="`next_cursor` of the page before.")
-    ] = None,
+    cursor: Annotated[str | None, Query(pattern=r"^\d{1,16}$", description="`next_cursor` of the page before.")] = None,
 ) -> JobList:
     """Jobs that are not deleted or expired, newest first."""
     records = context.store.list_jobs(limit=limit + 1, before=int(cursor) if cursor else None)

@@ -58,9 +58,7 @@ def _header(name: str, description: str) -> dict[str, Any]:
 _OPENAPI = {
     "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _form_schema()}}},
     "parameters": [
-        _header(
-            "Prefer", "`wait=N` (at most 60): answer when the job is done, or after N seconds (RFC 7240)."
-        ),
+        _header("Prefer", "`wait=N` (at most 60): answer when the job is done, or after N seconds (RFC 7240)."),
         _header("Idempotency-Key", "At most 255 characters: the same key and request lead to the same job."),
     ],
 }
@@ -82,9 +80,7 @@ async def upscale(request: Request, context: ContextDep) -> JSONResponse:
         data, fields = await read_form(request)
         upload = await run_in_threadpool(_screen, context, data, fields)
         key = request.headers.get("idempotency-key")
-        record, is_replayed = await run_in_threadpool(
-            accept, context, upload, request.scope["request_id"], key
-        )
+        record, is_replayed = await run_in_threadpool(accept, context, upload, request.scope["request_id"], key)
     except JobError as error:
         context.metrics.rejected.labels(error.code).inc()
         raise

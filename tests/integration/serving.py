@@ -31,9 +31,7 @@ def serving(settings: Settings) -> Iterator[RunningService]:
     redis: RedisClient = connect(settings.redis_url)
     blobs = BlobStore.open(settings.storage_url)
     app = create_app(settings, redis, blobs)
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
-    )
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

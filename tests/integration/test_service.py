@@ -35,11 +35,7 @@ def test_an_image_becomes_a_job_and_the_job_a_larger_image(service):
     image = service.http.get(done["result"]["url"])
     assert image.headers["content-type"] == "image/png"
     assert hashlib.sha256(image.content).hexdigest() == done["result"]["sha256"]
-    assert (
-        Image.open(io.BytesIO(image.content)).size
-        == (64, 48)
-        == (done["result"]["width"], done["result"]["height"])
-    )
+    assert Image.open(io.BytesIO(image.content)).size == (64, 48) == (done["result"]["width"], done["result"]["height"])
     again = service.http.get(done["result"]["url"], headers={"If-None-Match": image.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
 

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import torch
-from models.modalities.config import PerceptionConfig
 from torch import nn
 
 from models.configs import COMPACT_DENOISER, M3ESRConfig, SamplerConfig
 from models.fusion.experts import FusionConfig
+from models.modalities.config import PerceptionConfig
 from models.modalities.text import TextConfig, train_tokenizer
 from models.network import M3ESR
 from models.pipeline import Upscaler

@@ -33,12 +33,7 @@ def png_claiming(width, height):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP"])
@@ -116,9 +111,7 @@ def test_more_than_one_frame_or_page_is_refused(image_format):
 
 
 def test_form_fields_are_read_as_the_numbers_they_spell():
-    options = read_options(
-        {"scale": "2.5", "seed": "7", "maps": "false", "modalities": "depth:0.5"}, SETTINGS
-    )
+    options = read_options({"scale": "2.5", "seed": "7", "maps": "false", "modalities": "depth:0.5"}, SETTINGS)
     assert (options.scale, options.seed, options.maps) == (2.5, 7, False)
     assert options.modalities == {"depth": 0.5}
     assert options.profile == "compact"

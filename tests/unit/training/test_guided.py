@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.unit.models.tiny import SEGMENTS, tiny_upscaler
 from training.denoiser import MARGIN, TOKENS, GuidedConfig, GuidedStage, inner
 from training.guided import GuidedBatch, GuidedPairs
 from training.losses import blur, grid_loss, robust_perceptual
-from tests.unit.models.tiny import SEGMENTS, tiny_upscaler
 
 SIDE = TOKENS + 2 * MARGIN
 
@@ -116,9 +116,7 @@ def test_the_toy_network_has_as_many_segments_as_names():
 
 
 def test_a_grid_costs_and_plain_detail_does_not():
-    hr_image, other = (
-        blur(torch.rand(1, 3, 66, 66, generator=torch.Generator().manual_seed(seed))) for seed in (0, 1)
-    )
+    hr_image, other = (blur(torch.rand(1, 3, 66, 66, generator=torch.Generator().manual_seed(seed))) for seed in (0, 1))
     for period in (2, 4, 8):
         comb = hr_image.clone()
         comb[..., ::period] += 0.2

@@ -17,9 +17,7 @@ def test_every_class_has_a_letter_and_hand_made_labels():
     labels = load_labels()
     assert len(labels) == pytest.approx(160, abs=5)
     assert {label for photograph in labels.values() for label in photograph} == set(range(len(CODES)))
-    assert all(
-        0 <= t < 1024 for photograph in labels.values() for tokens in photograph.values() for t in tokens
-    )
+    assert all(0 <= t < 1024 for photograph in labels.values() for tokens in photograph.values() for t in tokens)
 
 
 def test_teacher_cells_are_read_at_token_centres():
@@ -103,9 +101,7 @@ def test_crops_of_photographs_and_targets_stay_aligned(tmp_path):
     (teachers / "names.txt").write_text("b.jpg\na.jpg")
     token = np.stack(np.meshgrid(np.arange(32), np.arange(32), indexing="ij"), axis=-1)
     np.save(teachers / "features.npy", np.stack([token, token * 0 + 99]).astype(np.float16))
-    np.save(
-        teachers / "segments.npy", np.repeat(np.repeat(token, 2, 0), 2, 1)[None].repeat(2, 0).astype(np.uint8)
-    )
+    np.save(teachers / "segments.npy", np.repeat(np.repeat(token, 2, 0), 2, 1)[None].repeat(2, 0).astype(np.uint8))
     data = PhotographData(pairs, teachers)
     batch = data.sample(np.random.default_rng(0), 8, 32)
     named = batch.lr_image[:, :2, ::4, ::4] * 255

@@ -13,9 +13,7 @@ SKY = np.array([[0.2, 0.4, 0.9], [0.7, 0.8, 0.9]])
 @pytest.fixture(scope="module")
 def renderer():
     rng = np.random.default_rng(0)
-    return Renderer(
-        rng.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8), np.full((1, 16, 16, 3), 200, np.uint8)
-    )
+    return Renderer(rng.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8), np.full((1, 16, 16, 3), 200, np.uint8))
 
 
 def scene_of(*surfaces, pitch=0.0, roll=0.0, focal=2.0, **rest):
@@ -53,9 +51,7 @@ def test_a_sphere_is_where_geometry_says(renderer):
 
 def test_the_nearer_surface_hides_the_farther_in_either_order(renderer):
     near, far = Rectangle(2 * Z, X, Y, 0.2, 0.2), Rectangle(6 * Z, X, Y)
-    first, second = (
-        renderer.render(scene_of(*pair), 16).inverse_depth for pair in ((near, far), (far, near))
-    )
+    first, second = (renderer.render(scene_of(*pair), 16).inverse_depth for pair in ((near, far), (far, near)))
     assert np.array_equal(first, second)
     assert first[8, 8] == pytest.approx(1 / 2)
     assert first[0, 0] == pytest.approx(1 / 6)
@@ -86,9 +82,7 @@ def test_a_sky_photograph_fills_what_no_surface_covers(renderer):
 
 def test_random_scenes_are_in_range_and_repeat_by_seed(renderer):
     for seed in range(6):
-        first, second = (
-            renderer.render(sample_scene(np.random.default_rng(seed), renderer), 32) for _ in range(2)
-        )
+        first, second = (renderer.render(sample_scene(np.random.default_rng(seed), renderer), 32) for _ in range(2))
         assert np.array_equal(first.image, second.image)
         assert first.image.min() >= 0
         assert first.image.max() <= 1

@@ -29,9 +29,7 @@ class Clock:
 
 
 def reporter(store, clock=None, metrics=None, **options):
-    return ProgressReporter(
-        store, "job", "attempt", metrics or WorkerMetrics(), clock=clock or Clock(), **options
-    )
+    return ProgressReporter(store, "job", "attempt", metrics or WorkerMetrics(), clock=clock or Clock(), **options)
 
 
 def test_steps_closer_than_the_limit_are_told_once():

@@ -78,9 +78,7 @@ def test_the_outcome_survives_json_although_the_consistency_is_infinite():
     request = UpscaleRequest(seed=7)
     result, _ = run_fake(request)
     maps = results.render_maps(result)
-    outcome = results.build_outcome(
-        result, request, b"image", maps, {"coarse": 0.5}, FakeUpscaler().describe()
-    )
+    outcome = results.build_outcome(result, request, b"image", maps, {"coarse": 0.5}, FakeUpscaler().describe())
     assert outcome.model_dump_json()
     assert outcome.trust.lr_consistency_psnr == results.MAX_PSNR
     assert (outcome.seed, outcome.caption, outcome.fusion) == (7, "a picture", "trained")
