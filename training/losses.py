@@ -49,7 +49,7 @@ def grid_loss(sr_image: Tensor, hr_image: Tensor) -> Tensor:
 
 
 def phase_profiles(image: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Mean absolute and mean signed difference of neighbours at each of 8 phases, relative to the first's mean: (8,) each.
+    """Mean absolute and mean signed difference of neighbours at each of 8 phases, in units of the mean: (8,) each.
 
     The signed one sees a comb of period 2, whose steps are equally large at both phases and only differ in sign.
     """

@@ -38,8 +38,15 @@ def stage(config: GuidedConfig) -> GuidedStage:
 def test_every_part_but_the_frozen_ones_gets_a_gradient():
     guided = stage(GuidedConfig(modality_dropout=0.0, guidance_dropout=0.0, text_dropout=0.0))
     guided.losses(batch())["loss"].backward()
-    for name in ("router.to_weights.weight", "fusion.experts.dino.to_query.weight", "fusion.map_encoder.stem.weight",
-                 "fusion.temperature.to_alpha.weight", "denoiser.proj_out.weight", "text_encoder.embed.weight"):  # fmt: skip
+    trained = (
+        "router.to_weights.weight",
+        "fusion.experts.dino.to_query.weight",
+        "fusion.map_encoder.stem.weight",
+        "fusion.temperature.to_alpha.weight",
+        "denoiser.proj_out.weight",
+        "text_encoder.embed.weight",
+    )
+    for name in trained:
         gradient = guided.network.get_parameter(name).grad
         assert gradient is not None and gradient.abs().max() > 0, name
     for name, parameter in guided.network.named_parameters():
