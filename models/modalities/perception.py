@@ -160,7 +160,7 @@ class PerceptionNet(nn.Module):
         tokens = self.enter(coarse)  # (B, D, H/4, W/4)
         tokens = tokens + self.position(_coordinates(tokens)).permute(2, 0, 1)
         tokens = self.norm(self.blocks(tokens))
-        # linear, not learned, upsampling: a learned one starts as a pattern of period 2 that the maps would show
+        # linear, not learned: a learned upsampling starts as a pattern of period 2, which the maps would show
         up = F.interpolate(self.up(tokens), scale_factor=2, mode="bilinear", align_corners=False)
         dense = up + self.enter_fine(fine)  # (B, C, H/2, W/2)
         return Perception(
