@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.modalities.config import SEGMENT_NAMES, PerceptionConfig
-from models.modalities.perception import PATCH, PerceptionNet, save_perception
+from models.modalities.perception import PATCH, PerceptionNet, load_perception, save_perception
 from training.loop import LoopConfig, Trainer
 from training.pairs import draw_path, to_batch
 from training.perception_metrics import validate_depth, validate_photographs
@@ -74,7 +74,9 @@ class PhotographData:
             lr_images.append(source[top : top + crop, left : left + crop][:, mirror])
             features.append(_window(self._features[self._rows[i]], top // 4, left // 4, crop // 4)[:, mirror])
             segments.append(_window(self._segments[self._rows[i]], top // 2, left // 2, crop // 2)[:, mirror])
-        return PhotographBatch(to_batch(lr_images), _stack(features) / self.feature_scale, _stack(segments) / 255)
+        return PhotographBatch(
+            to_batch(lr_images), _stack(features) / self.feature_scale, _sharpen(_stack(segments))
+        )
 
 
 class SceneData:
@@ -96,7 +98,9 @@ class SceneData:
         for _ in range(batch_size):
             i, draw = rng.integers(HELD_OUT, ready), rng.integers(self.lr_images.shape[1])
             mirror = slice(None, None, -1 if rng.random() < 0.5 else 1)
-            top, left = (PATCH * int(rng.integers((s - crop) // PATCH + 1)) for s in self.lr_images.shape[2:4])
+            top, left = (
+                PATCH * int(rng.integers((s - crop) // PATCH + 1)) for s in self.lr_images.shape[2:4]
+            )
             lr_images.append(_window(self.lr_images[i, draw], top, left, crop)[:, mirror])
             depths.append(_window(self.depths[i][..., None], top // 2, left // 2, crop // 2)[:, mirror])
         depth = _stack(depths)
@@ -111,6 +115,12 @@ def _window(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
 def _stack(images: list[np.ndarray]) -> Tensor:
     """(h, w, C) arrays -> (B, C, h, w) float32."""
     return torch.from_numpy(np.stack(images).astype(np.float32)).permute(0, 3, 1, 2)
+
+
+def _sharpen(segments: Tensor) -> Tensor:
+    """Squared and normalised: the probe's answers are right more often than its probabilities say."""
+    squared = (segments / 255) ** 2
+    return squared / squared.sum(dim=1, keepdim=True).clamp(min=1e-6)
 
 
 def feature_loss(predicted: Tensor, target: Tensor) -> Tensor:
@@ -175,12 +185,19 @@ class Step:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("pairs", "teachers", "scenes", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--validation", type=Path, help="folder of LR photographs that the teachers saw in HR")
+    parser.add_argument(
+        "--validation", type=Path, help="folder of LR photographs that the teachers saw in HR"
+    )
     parser.add_argument(
         "--nets", type=Path, help="folder of the teachers: the stem starts from MobileNetV2's own weights"
+    )
+    parser.add_argument(
+        "--init", type=Path, help="perception.safetensors to go on from, with a fresh schedule"
     )
     parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--minutes", type=float, default=30)
@@ -204,7 +221,9 @@ def main() -> None:
         validate_minutes=args.validate_minutes,
     )
     network = PerceptionNet(PerceptionConfig())
-    if args.nets:
+    if args.init:
+        network.load_state_dict(load_perception(args.init).state_dict())
+    elif args.nets:
         network.stem.load_state_dict(stem_weights(args.nets))
     trainer = Trainer(network, config, args.out, sum(num))
     (args.out / "names.json").write_text(json.dumps(SEGMENT_NAMES))

@@ -144,7 +144,7 @@ class PerceptionNet(nn.Module):
         self.blocks = nn.Sequential(*(AttentionBlock(config) for _ in range(config.num_blocks)))
         self.norm = ChannelNorm(width)
         self.dino_head = nn.Conv2d(width, config.dino_channels, 1)
-        self.up = nn.Conv2d(width, 4 * fine_width, 1)
+        self.up = nn.Conv2d(width, fine_width, 1)
         self.segmentation_head = DenseHead(fine_width, config.num_segments)
         self.depth_head = DenseHead(fine_width, 1)
 
@@ -158,7 +158,9 @@ class PerceptionNet(nn.Module):
         tokens = self.enter(coarse)  # (B, D, H/4, W/4)
         tokens = tokens + self.position(_coordinates(tokens)).permute(2, 0, 1)
         tokens = self.norm(self.blocks(tokens))
-        dense = F.pixel_shuffle(self.up(tokens), 2) + self.enter_fine(fine)  # (B, C, H/2, W/2)
+        # linear, not learned: a learned upsampling starts as a pattern of period 2, which the maps would show
+        up = F.interpolate(self.up(tokens), scale_factor=2, mode="bilinear", align_corners=False)
+        dense = up + self.enter_fine(fine)  # (B, C, H/2, W/2)
         return Perception(
             dino=self.dino_head(tokens),
             segmentation=self.segmentation_head(dense),
