@@ -27,7 +27,7 @@ def run_demo(client: Client, folder: Path, on_progress: Callable[[Job], None]) -
 def read_sample() -> tuple[str, bytes]:
     """Name and bytes of the first bundled photograph."""
     for entry in sorted(files("m3esr").joinpath("samples").iterdir(), key=lambda item: item.name):
-        if entry.name.endswith(".jpg"):
+        if entry.name.endswith((".png", ".jpg")):
             return entry.name, entry.read_bytes()
     raise UserError("the bundled sample is missing; install the package again, or use --no-demo")
 

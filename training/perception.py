@@ -74,9 +74,7 @@ class PhotographData:
             lr_images.append(source[top : top + crop, left : left + crop][:, mirror])
             features.append(_window(self._features[self._rows[i]], top // 4, left // 4, crop // 4)[:, mirror])
             segments.append(_window(self._segments[self._rows[i]], top // 2, left // 2, crop // 2)[:, mirror])
-        return PhotographBatch(
-            to_batch(lr_images), _stack(features) / self.feature_scale, _sharpen(_stack(segments))
-        )
+        return PhotographBatch(to_batch(lr_images), _stack(features) / self.feature_scale, _sharpen(_stack(segments)))
 
 
 class SceneData:
@@ -98,9 +96,7 @@ class SceneData:
         for _ in range(batch_size):
             i, draw = rng.integers(HELD_OUT, ready), rng.integers(self.lr_images.shape[1])
             mirror = slice(None, None, -1 if rng.random() < 0.5 else 1)
-            top, left = (
-                PATCH * int(rng.integers((s - crop) // PATCH + 1)) for s in self.lr_images.shape[2:4]
-            )
+            top, left = (PATCH * int(rng.integers((s - crop) // PATCH + 1)) for s in self.lr_images.shape[2:4])
             lr_images.append(_window(self.lr_images[i, draw], top, left, crop)[:, mirror])
             depths.append(_window(self.depths[i][..., None], top // 2, left // 2, crop // 2)[:, mirror])
         depth = _stack(depths)
@@ -185,20 +181,14 @@ class Step:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("pairs", "teachers", "scenes", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument(
-        "--validation", type=Path, help="folder of LR photographs that the teachers saw in HR"
-    )
+    parser.add_argument("--validation", type=Path, help="folder of LR photographs that the teachers saw in HR")
     parser.add_argument(
         "--nets", type=Path, help="folder of the teachers: the stem starts from MobileNetV2's own weights"
     )
-    parser.add_argument(
-        "--init", type=Path, help="perception.safetensors to go on from, with a fresh schedule"
-    )
+    parser.add_argument("--init", type=Path, help="perception.safetensors to go on from, with a fresh schedule")
     parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--crop", type=int, default=64, help="LR pixels, a multiple of 4")
