@@ -17,8 +17,10 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
         os.chmod(name, 0o666 & ~_umask())  # mkstemp makes it private; the result is a file like any other
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a write that fails says why, but not where
         raise
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,9 +41,11 @@ class RenderedMap:
 def decode(data: bytes, max_pixels: int) -> Any:
     """The `models.imageio.DecodedImage` of an upload. Raises JobError for whatever is wrong with it."""
     try:
-        return imageio.decode_image(data, max_pixels=max_pixels)
+        decoded = imageio.decode_image(data, max_pixels=max_pixels)
     except imageio.ImageDecodeError as error:
         raise as_decode_error(error) from error
+    # Decoding may hand out a read-only view, which torch warns of.
+    return replace(decoded, pixels=np.require(decoded.pixels, requirements=["C", "W"]))
 
 
 def upscale_options(request: UpscaleRequest, lr_width: int, lr_height: int) -> Any:

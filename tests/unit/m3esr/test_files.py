@@ -1,6 +1,8 @@
 """A file is there whole or not at all."""
 
 import os
+import resource
+import signal
 import stat
 
 import pytest
@@ -24,3 +26,17 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_atomically(path, "not bytes")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.png"]
     assert path.read_bytes() == b"old"
+
+
+def test_a_write_that_finds_no_room_names_its_file_and_leaves_nothing(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            write_atomically(tmp_path / "file.png", b"x" * 10_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.filename == str(tmp_path / "file.png")
+    assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ from PIL import Image
 from jobs import JobError, UpscaleRequest
 from models.imageio import decode_image
 from tests.fakes import picture
+from tests.unit.models.tiny import tiny_upscaler
 from tests.unit.worker.fakes import FakeUpscaler
 from worker import results
 
@@ -84,3 +85,18 @@ def test_the_outcome_survives_json_although_the_consistency_is_infinite():
     assert (outcome.seed, outcome.caption, outcome.fusion) == (7, "a picture", "trained")
     assert set(outcome.maps) == {"segmentation", "depth", "edge", "dino", "uncertainty"}
     assert outcome.model.sha256 == "f" * 64
+
+
+def test_the_real_networks_class_gives_all_that_is_published():
+    request = UpscaleRequest(scale=2, num_steps=1)
+    source = results.decode(picture(), 10**6)
+    upscaler, stages = tiny_upscaler(), []
+    options = results.upscale_options(request, 16, 12)
+    result = upscaler.upscale(source.pixels, options, on_progress=lambda event: stages.append(event.stage))
+    maps = results.render_maps(result)
+    image = results.encode(result, request, source)
+    outcome = results.build_outcome(result, request, image, maps, result.timings, upscaler.describe())
+    assert (outcome.result.width, outcome.result.height) == (32, 24)
+    assert set(outcome.maps) == {"segmentation", "depth", "edge", "dino", "uncertainty"}
+    assert "denoising" in stages
+    assert outcome.model_dump_json()
