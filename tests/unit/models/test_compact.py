@@ -1,0 +1,81 @@
+"""The shipped weights: what `compact` promises of its pictures, checked on the real network."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluation import metrics
+from models.imageio import decode_image
+from models.pipeline import WEIGHTS, Upscaler
+from models.requests import UpscaleOptions
+
+ROOT = Path(__file__).resolve().parents[3]
+STEP = 1 / 255
+
+
+@pytest.fixture(scope="module")
+def upscaler() -> Upscaler:
+    return Upscaler.load("compact")
+
+
+@pytest.fixture(scope="module")
+def bridge() -> np.ndarray:
+    return decode_image(ROOT / "m3esr/samples/bridge.png").pixels
+
+
+def test_the_files_are_those_that_were_released():
+    for line in (WEIGHTS / "compact/SHA256SUMS").read_text().splitlines():
+        digest, name = line.split()
+        assert hashlib.sha256((WEIGHTS / "compact" / name).read_bytes()).hexdigest() == digest
+
+
+def test_the_profile_is_compact(upscaler):
+    assert upscaler.describe()["num_parameters"] < 16_000_000
+    assert sum(path.stat().st_size for path in (WEIGHTS / "compact").iterdir()) < 40 * 2**20
+
+
+def test_the_result_is_nearer_to_the_original_than_bicubic(upscaler, bridge):
+    hr = np.asarray(Image.open(ROOT / "tests/fixtures/bridge/hr.jpg").convert("RGB"))
+    sr = (upscaler.upscale(bridge, UpscaleOptions()).sr_image * 255).round().astype(np.uint8)
+    small = Image.fromarray((bridge * 255).round().astype(np.uint8))
+    bicubic = np.asarray(small.resize((hr.shape[1], hr.shape[0]), Image.Resampling.BICUBIC))
+    assert metrics.psnr_y(sr, hr) > metrics.psnr_y(bicubic, hr) + 0.1
+    assert metrics.ssim_y(sr, hr) > metrics.ssim_y(bicubic, hr) + 0.01
+    assert metrics.grid_excess(sr, hr) < 0.05
+
+
+@pytest.mark.parametrize(
+    "colour",
+    [(1, 1, 1), (0, 0, 0), (0.5, 0.5, 0.5), (0.9, 0.2, 0.1), (0.1, 0.4, 0.8)],
+    ids=["white", "black", "grey", "red", "blue"],
+)
+def test_constant_images_stay_constant(upscaler, colour):
+    lr_image = np.broadcast_to(np.array(colour, np.float32), (24, 40, 3))
+    sr = upscaler.upscale(lr_image, UpscaleOptions()).sr_image
+    assert np.abs(sr - np.array(colour, np.float32)).max() <= 3 * STEP
+
+
+def test_the_router_says_something(upscaler, bridge):
+    """Weights differ between modalities or places: a router that answers one constant routes nothing."""
+    maps = upscaler.upscale(bridge, UpscaleOptions()).maps
+    weights = np.stack([maps[name] for name in ("segmentation", "depth", "edge", "dino")])
+    assert weights.std() > 0.01
+
+
+def test_uncertainty_is_higher_where_there_is_detail(upscaler):
+    lr_image = np.full((32, 64, 3), 0.5, np.float32)
+    lr_image[:, 32:] += 0.2 * np.sign(np.sin(np.arange(32) * 2.0))[None, :, None]
+    uncertainty = upscaler.upscale(lr_image, UpscaleOptions()).maps["uncertainty"]
+    assert uncertainty[:, 10:].mean() > 3 * uncertainty[:, :6].mean()
+
+
+def test_a_shifted_crop_shows_the_same_interior(upscaler, bridge):
+    """One token of shift moves every tile and every extractor's view; the middle must not care."""
+    whole = upscaler.upscale(bridge[:96, :96], UpscaleOptions()).sr_image
+    shifted = upscaler.upscale(bridge[4:100, 4:100], UpscaleOptions()).sr_image
+    a, b = whole[80:-64, 80:-64], shifted[64:-80, 64:-80]
+    assert np.abs(a - b).mean() < 2 * STEP
+    assert metrics.psnr(a * 255, b * 255) > 38
