@@ -47,9 +47,9 @@ def test_a_photograph_comes_back_four_times_larger_with_its_maps(tmp_path):
 
 def check_a_job(url):
     """One job through the API at `url`: its picture, its maps, its record."""
-    sample = files("m3esr").joinpath("samples", "bridge.jpg").read_bytes()
+    sample = files("m3esr").joinpath("samples", "bridge.png").read_bytes()
     with Client(url, trust_env=False) as client:
-        job = client.wait(client.submit(sample, filename="bridge.jpg"), timeout_seconds=WAIT_SECONDS)
+        job = client.wait(client.submit(sample, filename="bridge.png"), timeout_seconds=WAIT_SECONDS)
         sr_image = np.asarray(Image.open(io.BytesIO(client.result(job))).convert("RGB"), dtype=np.float32)
         values = {name: np.load(io.BytesIO(data)) for name, data in client.maps(job, as_values=True).items()}
     lr_image = Image.open(io.BytesIO(sample))

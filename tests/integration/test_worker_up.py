@@ -99,7 +99,7 @@ def test_the_demo_leaves_its_files_and_ctrl_c_ends_every_child_within_ten_second
     up = start(demo="demo")
     up.wait_for("Ctrl-C ends it.")
     demo = tmp_path / "out" / "demo"
-    assert {path.name for path in demo.iterdir()} == {"bridge.jpg", "bridge-x4.png", "maps"}
+    assert {path.name for path in demo.iterdir()} == {"bridge.png", "bridge-x4.png", "maps"}
     assert (demo / "maps" / "depth.npy").exists()
     for told in ("playground", "/docs", "/result", "out/demo/bridge-x4.png"):
         assert told in up.told
