@@ -108,7 +108,8 @@ class Upscaler:
         if lr_image.ndim != 3 or lr_image.shape[2] != 3 or lr_image.size == 0:
             raise ValueError(f"lr_image has shape {lr_image.shape}; expected (H, W, 3), alpha is handled apart")
         height, width = lr_image.shape[:2]
-        lr = torch.from_numpy(np.ascontiguousarray(lr_image, dtype=np.float32)).permute(2, 0, 1)[None].to(self.device)
+        pixels = np.array(lr_image, dtype=np.float32, order="C")  # a copy: decoders may hand out read-only memory
+        lr = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.device)
         lr = pad_to(lr, max(height, MIN_SIDE), max(width, MIN_SIDE))
         rows, columns = math.ceil(lr.shape[-2] / PATCH), math.ceil(lr.shape[-1] / PATCH)
         lr = pad_to(lr, rows * PATCH, columns * PATCH)

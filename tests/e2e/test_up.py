@@ -17,13 +17,11 @@ from m3esr import Client
 from tests.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
-WEIGHTS = ROOT / "models" / "weights" / "compact"
 WAIT_SECONDS = 180
 
 
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(not WEIGHTS.exists(), reason="the compact weights are not trained yet")
 def test_a_photograph_comes_back_four_times_larger_with_its_maps(tmp_path):
     port, log = free_port(), tmp_path / "up.log"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("M3ESR_")}
