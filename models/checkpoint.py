@@ -23,6 +23,7 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], config: object, dtyp
     }
     temporary = path.with_suffix(".tmp")
     save_file(prepared, temporary, metadata={"config": json.dumps(asdict(config))})  # type: ignore[call-overload]
+    temporary.chmod(0o644)  # safetensors writes for the owner alone; a worker may run as another user
     temporary.replace(path)
 
 
