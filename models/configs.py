@@ -19,7 +19,8 @@ class SamplerConfig:
     """How `compact` is sampled: a flow from the coarse image plus a little noise (sigma 1) to the SR image."""
 
     num_steps: int = 4
-    noise_scale: float = 0.1  # deviation of the noise at sigma 1, in units of the whitened residual
+    noise_scale: float = 0.1  # largest deviation of the noise at sigma 1, in units of the whitened residual
+    noise_reference: float = 0.05  # uncertainty at which half of it is given; none where the coarse image is sure
     shift: float = 1.0
     tile: int = 24  # latent cells per side, the training crop
     overlap: int = 4

@@ -166,7 +166,9 @@ class Upscaler:
         with watch.stage("routing", 0.15):
             crops = region.prepare(network, upscaled, uncertainty_map, modalities, strengths, cfg_scale)
         with watch.stage("denoising", 0.2):
-            start, end = denoise(network, region, crops, upscaled, coarse_sr, sigmas, cfg_scale, on_step)
+            start, end = denoise(
+                network, region, crops, upscaled, coarse_sr, uncertainty_map, sigmas, cfg_scale, on_step
+            )
             sr = coarse_sr + network.codec.decode(network.codec.from_residual(end - start))
             sr = correct_colour(sr.clamp(0, 1), upscaled, options.color_correction).clamp(0, 1)
         weights = [crops.expert_weights[name][:, None] for name in names]

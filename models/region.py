@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from models.configs import SamplerConfig
 from models.denoising.sampling import euler, guide
 from models.network import M3ESR, Prepared
 from models.tiling import BlendAccumulator, Tile, plan_tiles
@@ -82,17 +83,18 @@ def denoise(
     crops: Crops,
     upscaled: Tensor,
     coarse_sr: Tensor,
+    uncertainty_map: Tensor,
     sigmas: Tensor,
     cfg_scale: float,
     on_step: Callable[[int], None],
 ) -> tuple[Tensor, Tensor]:
     """(start, end) of the flow, both whitened residuals (1, C, h, w): the coarse image's, and the SR image's.
 
-    The flow starts from the coarse image plus noise of deviation `noise_scale`, not from pure noise: what the coarse
-    network knows need not be generated again, so few steps suffice.
+    The flow starts from the coarse image plus noise, not from pure noise: what the coarse network knows need not be
+    generated again, so few steps suffice.
     """
     _, start = network.latents(upscaled, coarse_sr)
-    noisy = start + network.config.sampler.noise_scale * region.noise
+    noisy = start + noise_deviation(network.config.sampler, uncertainty_map) * region.noise
 
     def velocity(noisy_latent: Tensor, sigma: float) -> Tensor:
         tiles = torch.cat([crop(noisy_latent, tile, CELLS) for tile in crops.plan])
@@ -103,3 +105,13 @@ def denoise(
         return crops.blend(predicted, CELLS)
 
     return start, euler(velocity, noisy, sigmas, lambda step, _: on_step(step))
+
+
+def noise_deviation(sampler: SamplerConfig, uncertainty_map: Tensor) -> Tensor:
+    """Deviation of the starting noise per latent cell, (1, 1, 2 rows, 2 columns), from U (1, 1, rows, columns).
+
+    Where the coarse image equals plain upscaling there is nothing to invent: flat areas start without noise and stay
+    flat. Training gives `noise_scale` everywhere.
+    """
+    share = uncertainty_map / (uncertainty_map + sampler.noise_reference)
+    return sampler.noise_scale * share.repeat_interleave(CELLS, -1).repeat_interleave(CELLS, -2)

@@ -153,6 +153,20 @@ def save(folder: Path, network: nn.Module, tokenizer: Tokenizer) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A batch after the frozen parts, T tokens a side."""
+
+    lr_image: Tensor  # (B, 3, 4T, 4T)
+    hr_image: Tensor  # (B, 3, 16T, 16T)
+    coarse_sr: Tensor  # (B, 3, 16T, 16T)
+    uncertainty_map: Tensor  # (B, 1, T, T)
+    lr_latent: Tensor  # (B, C, 2T, 2T), normalised
+    start: Tensor  # (B, C, 2T, 2T), whitened residual of the coarse image
+    clean: Tensor  # (B, C, 2T, 2T), whitened residual of the HR image
+    modalities: dict[str, Tensor]
+
+
 class GuidedStage:
     """Losses of one batch: the velocity of the flow, and the image that one step from its sigma would give."""
 
@@ -168,46 +182,71 @@ class GuidedStage:
     def flip(self, probability: float) -> bool:
         return float(torch.rand((), generator=self.generator)) < probability
 
-    def losses(self, batch: GuidedBatch) -> dict[str, Tensor]:
-        network, config, codec = self.network, self.config, self.network.codec
-        with torch.no_grad():
-            upscaled, coarse_sr, uncertainty_map = network.estimate(batch.lr_image)
-            lr_latent, start = network.latents(upscaled, coarse_sr)
-            clean = codec.to_residual(codec.encode(batch.hr_image), codec.encode(upscaled))
-            lr_latent, start, clean = (inner(x, 2) for x in (lr_latent, start, clean))
-            modalities = {
-                "segmentation": batch.segmentation,
-                "depth": batch.depth,
-                "edge": inner(canny_edges(coarse_sr), 16).expand(-1, 3, -1, -1),
-                "dino": batch.dino,
-            }
-        modalities = self.drop(modalities)
-        captions = ["" if self.flip(config.text_dropout) else caption for caption in batch.captions]
-        text_ids = tokenize(self.tokenizer, captions, network.config.text)
-        lr_image, uncertainty_map = inner(batch.lr_image, 4), inner(uncertainty_map, 1)
-        prepared, weights = network.prepare(lr_latent, lr_image, uncertainty_map, modalities, text_ids)
+    @torch.no_grad()
+    def see(self, batch: GuidedBatch) -> Seen:
+        """Everything that the frozen parts make of a batch, margins cut."""
+        network, codec = self.network, self.network.codec
+        upscaled, coarse_sr, uncertainty_map = network.estimate(batch.lr_image)
+        lr_latent, start = network.latents(upscaled, coarse_sr)
+        clean = codec.to_residual(codec.encode(batch.hr_image), codec.encode(upscaled))
+        modalities = {
+            "segmentation": batch.segmentation,
+            "depth": batch.depth,
+            "edge": inner(canny_edges(coarse_sr), 16).expand(-1, 3, -1, -1),
+            "dino": batch.dino,
+        }
+        return Seen(
+            lr_image=inner(batch.lr_image, 4),
+            hr_image=inner(batch.hr_image, 16),
+            coarse_sr=inner(coarse_sr, 16),
+            uncertainty_map=inner(uncertainty_map, 1),
+            lr_latent=inner(lr_latent, 2),
+            start=inner(start, 2),
+            clean=inner(clean, 2),
+            modalities=modalities,
+        )
 
-        sigma = torch.rand(len(start), generator=self.generator)
-        ends = torch.rand(len(start), generator=self.generator) < config.end_probability
+    def noisy_latent(self, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
+        """(noisy latent, its sigma (B,), the velocity of its flow): many at sigma 1, the rest anywhere."""
+        sigma = torch.rand(len(seen.start), generator=self.generator)
+        ends = torch.rand(len(seen.start), generator=self.generator) < self.config.end_probability
         sigma = torch.where(ends, torch.ones(()), sigma)
-        noise = torch.randn(start.shape, generator=self.generator)
-        source = start + network.config.sampler.noise_scale * noise
+        noise = torch.randn(seen.start.shape, generator=self.generator)
+        source = seen.start + self.network.config.sampler.noise_scale * noise
         level = sigma[:, None, None, None]
-        noisy = (1 - level) * clean + level * source
-        velocity = network.velocity(noisy, prepared, sigma)
-        losses = {"velocity": (self.channel_weight * (velocity - (source - clean)).square()).mean()}
+        return (1 - level) * seen.clean + level * source, sigma, source - seen.clean
 
-        predicted = codec.decode(codec.from_residual(noisy - level * velocity - start))
-        sr_image = inner(coarse_sr, 16) + predicted
-        hr_image = inner(batch.hr_image, 16)
-        losses["pixel"] = (sr_image - hr_image).abs().mean()
-        with torch.no_grad():
-            losses["coarse"] = (inner(coarse_sr, 16) - hr_image).abs().mean()  # what there was to gain, for the log
-        losses["loss"] = losses["pixel"] + config.velocity_weight * losses["velocity"]
+    def image_losses(self, seen: Seen, noisy: Tensor, sigma: Tensor, velocity: Tensor) -> dict[str, Tensor]:
+        """Losses of the image that one step from sigma to 0 would give; "loss" is their weighted sum."""
+        codec, config = self.network.codec, self.config
+        end = noisy - sigma[:, None, None, None] * velocity
+        sr_image = seen.coarse_sr + codec.decode(codec.from_residual(end - seen.start))
+        losses = {"pixel": (sr_image - seen.hr_image).abs().mean()}
+        losses["loss"] = losses["pixel"]
         if self.perceptual is not None:
-            losses["lpips"] = robust_perceptual(self.perceptual, sr_image, hr_image, self.generator)
-            losses["grid"] = grid_loss(sr_image, hr_image)
-            losses["loss"] += config.lpips_weight * losses["lpips"] + config.grid_weight * losses["grid"]
+            losses["lpips"] = robust_perceptual(self.perceptual, sr_image, seen.hr_image, self.generator)
+            losses["grid"] = grid_loss(sr_image, seen.hr_image)
+            penalties = config.lpips_weight * losses["lpips"] + config.grid_weight * losses["grid"]
+            losses["loss"] = losses["loss"] + penalties
+        return losses
+
+    def text_ids(self, batch: GuidedBatch) -> Tensor:
+        captions = ["" if self.flip(self.config.text_dropout) else caption for caption in batch.captions]
+        return tokenize(self.tokenizer, captions, self.network.config.text)
+
+    def losses(self, batch: GuidedBatch) -> dict[str, Tensor]:
+        seen, config = self.see(batch), self.config
+        modalities = self.drop(seen.modalities)
+        prepared, weights = self.network.prepare(
+            seen.lr_latent, seen.lr_image, seen.uncertainty_map, modalities, self.text_ids(batch)
+        )
+        noisy, sigma, target = self.noisy_latent(seen)
+        velocity = self.network.velocity(noisy, prepared, sigma)
+        losses = self.image_losses(seen, noisy, sigma, velocity)
+        losses["velocity"] = (self.channel_weight * (velocity - target).square()).mean()
+        losses["loss"] = losses["loss"] + config.velocity_weight * losses["velocity"]
+        # what there was to gain, for the log
+        losses["coarse"] = (seen.coarse_sr - seen.hr_image).abs().mean()
         if weights:
             means = torch.stack([w.mean() for w in weights.values()])
             losses["unbiased"] = (means - config.mean_weight).square().sum()

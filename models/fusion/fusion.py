@@ -67,10 +67,16 @@ class ModalityFusion(nn.Module):
         values = self.temperature(sigma, time_embedding)
         return {name: values[:, m] for m, name in enumerate(self.config.modalities)}
 
+    def read(self, prepared: PreparedFusion, temperatures: dict[str, Tensor]) -> dict[str, Tensor]:
+        """E_m (B, P, D) of every modality that is on, before any weight."""
+        return {
+            name: self.experts[name].read(projected, temperatures[name])  # type: ignore[operator]
+            for name, projected in prepared.projected.items()
+        }
+
     def fuse(self, prepared: PreparedFusion, temperatures: dict[str, Tensor]) -> Tensor:
         """h (B, P, D). With every weight at zero it is z."""
         fused = prepared.z
-        for name, projected in prepared.projected.items():
-            read = self.experts[name].read(projected, temperatures[name])  # type: ignore[operator]
+        for name, read in self.read(prepared, temperatures).items():
             fused = fused + prepared.expert_weights[name][..., None] * read
         return fused

@@ -1,0 +1,47 @@
+"""The router's stage: gains are those of the theorem, and the router learns where they are."""
+
+import torch
+
+from models.routing.router import RouterConfig, UncertaintyRouter
+from tests.unit.models.tiny import tiny_upscaler
+from tests.unit.training.test_guided import batch
+from training.denoiser import TOKENS, GuidedConfig, GuidedStage
+from training.router import MarginalGains, router_losses
+
+
+def test_every_modality_has_a_gain_per_patch():
+    upscaler = tiny_upscaler()
+    gains = MarginalGains(GuidedStage(upscaler.network, upscaler.tokenizer, GuidedConfig(), None, seed=0))
+    _, _, measured = gains.measure(batch())
+    assert set(measured) == set(upscaler.config.router.modalities)
+    for gain in measured.values():
+        assert gain.shape == (2, TOKENS**2)
+        assert torch.isfinite(gain).all() and gain.abs().max() > 0
+    standard = gains.standardise(measured)
+    assert standard.mean((1, 2)).abs().max() < 0.3
+
+
+def test_the_price_makes_the_best_weight_the_expected_gain():
+    gains = torch.full((1, 1, 8), 0.3)
+    losses = [float(router_losses(torch.full((1, 1, 8), w), gains, 0.5)["loss"]) for w in (0.7, 0.8, 0.9)]
+    assert min(losses) == losses[1]
+
+
+def test_the_router_learns_where_a_modality_gains():
+    """Two halves of an image look different; one modality helps on the left, the other on the right."""
+    torch.manual_seed(0)
+    router = UncertaintyRouter(RouterConfig(width=12, num_heads=2, num_layers=1, modalities=("depth", "dino")))
+    lr_image = torch.full((1, 3, 16, 16), 0.2)
+    lr_image[..., 8:] = 0.8
+    left = torch.where(torch.arange(4) < 2, 1.0, -1.0).expand(1, 4, 4)
+    gains = torch.stack([left, -left]).flatten(2)
+    optimizer = torch.optim.Adam(router.parameters(), lr=1e-2)
+    for _ in range(60):
+        weights = router(lr_image, torch.zeros(1, 1, 4, 4))
+        losses = router_losses(torch.stack([w.flatten(1) for w in weights.values()]), gains, 0.5)
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+    assert float(losses["gamma"].detach()) > 0.5
+    depth = weights["depth"][0].detach()
+    assert depth[:, 0].mean() > 0.8 and depth[:, 3].mean() < 0.2

@@ -1,0 +1,119 @@
+"""Stage 4: the router alone, on the covariance of its weights with the marginal gain of each modality (Theorem 3.1).
+
+    python -m training.router --pairs DIR --features DIR --profile DIR --out DIR [--lpips FILE] [--minutes N]
+
+With everything else frozen, the marginal gain of modality m at patch i is Delta = -<grad_h loss(h_static), E_m> at the
+static fusion h_static = z + sum w_bar E_m. Maximising Cov(w, Delta) with a quadratic price on w - w_bar makes w - w_bar
+the router's estimate of the expected gain, standardised per modality; centring Delta keeps E[w] = w_bar.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from evaluation.lpips import LpipsSqueeze
+from models.pipeline import Upscaler
+from training.denoiser import MARGIN, TOKENS, GuidedConfig, GuidedStage, save
+from training.guided import GuidedBatch, GuidedPairs
+from training.loop import LoopConfig, Trainer
+
+MOMENTUM = 0.98  # of the running mean and deviation of the gains
+MAX_STANDARDISED = 4.0  # single patches with extreme gains would steer a small batch
+
+
+class MarginalGains:
+    """Delta per modality and patch, standardised by running statistics, with the experts' weights held at w_bar."""
+
+    def __init__(self, stage: GuidedStage):
+        self.stage = stage
+        self.mean: Tensor | None = None
+        self.square: Tensor | None = None
+
+    def measure(self, batch: GuidedBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """(lr_image, uncertainty_map, gains (B, P) per modality) of a batch."""
+        stage, network = self.stage, self.stage.network
+        seen = stage.see(batch)
+        noisy, sigma, _ = stage.noisy_latent(seen)
+        with torch.no_grad():
+            text, pooled = network.text_encoder(stage.text_ids(batch))
+            z = network.denoiser.embed_latent(seen.lr_latent)
+            static = {name: z.new_full(z.shape[:2], stage.config.mean_weight) for name in seen.modalities}
+            prepared = network.fusion.prepare(z, seen.modalities, static)
+            reads = network.fusion.read(prepared, network.temperatures(sigma))
+            fused = z + sum(stage.config.mean_weight * read for read in reads.values())
+        fused.requires_grad_(True)
+        velocity = network.denoiser(noisy, seen.lr_latent, text, pooled, 1000 * sigma, fused)
+        loss = stage.image_losses(seen, noisy, sigma, velocity)["loss"]
+        (gradient,) = torch.autograd.grad(loss, fused)
+        return seen.lr_image, seen.uncertainty_map, {n: -(gradient * read).sum(-1) for n, read in reads.items()}
+
+    def standardise(self, gains: dict[str, Tensor]) -> Tensor:
+        """(M, B, P) with mean 0 and deviation 1 over the run, clipped."""
+        stacked = torch.stack(list(gains.values()))
+        mean, square = stacked.mean((1, 2)), stacked.square().mean((1, 2))
+        self.mean = mean if self.mean is None else torch.lerp(mean, self.mean, MOMENTUM)
+        self.square = square if self.square is None else torch.lerp(square, self.square, MOMENTUM)
+        deviation = (self.square - self.mean.square()).clamp_min(1e-24).sqrt()
+        standard = (stacked - self.mean[:, None, None]) / deviation[:, None, None]
+        return standard.clamp(-MAX_STANDARDISED, MAX_STANDARDISED)
+
+
+def router_losses(weights: Tensor, gains: Tensor, mean_weight: float) -> dict[str, Tensor]:
+    """Of weights and standardised gains (M, B, P). "gamma" is the covariance summed over modalities, to be large."""
+    offset = weights - mean_weight
+    gamma = (offset * gains).mean((1, 2))
+    return {"loss": (0.5 * offset.square().mean((1, 2)) - gamma).sum(), "gamma": gamma.sum()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("pairs", "features", "profile", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--lpips", type=Path)
+    parser.add_argument("--lpips-weight", type=float, default=0.02)
+    parser.add_argument("--num-steps", type=int, default=20_000)
+    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=1)
+    train(parser.parse_args())
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    upscaler = Upscaler.load("compact", checkpoint=args.profile)
+    network = upscaler.network
+    network.router.requires_grad_(True)
+    perceptual = LpipsSqueeze(args.lpips) if args.lpips else None
+    config = replace(GuidedConfig(), lpips_weight=args.lpips_weight)
+    gains = MarginalGains(GuidedStage(network, upscaler.tokenizer, config, perceptual, args.seed))
+    dataset, rng = GuidedPairs(args.pairs, args.features), np.random.default_rng(args.seed)
+
+    def step(router: nn.Module) -> dict[str, Tensor]:
+        batch = dataset.sample_batch(rng, args.batch_size, TOKENS, MARGIN)
+        lr_image, uncertainty_map, measured = gains.measure(batch)
+        weights = router(lr_image, uncertainty_map)
+        stacked = torch.stack([weights[name].flatten(1) for name in measured])
+        losses = router_losses(stacked, gains.standardise(measured), config.mean_weight)
+        return losses | {"deviation": stacked.std()}
+
+    loop = LoopConfig(
+        num_steps=args.num_steps,
+        minutes=args.minutes,
+        learning_rate=args.learning_rate,
+        weight_decay=0.01,
+        warmup_steps=20,
+        ema_decay=0.99,
+        log_every=25,
+    )
+    trained = Trainer(network.router, loop, args.out, args.batch_size).run(step)
+    network.router.load_state_dict(trained.state_dict())
+    save(args.out, network, upscaler.tokenizer)
+
+
+if __name__ == "__main__":
+    main()
