@@ -12,7 +12,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # Both secrets are optional: pip's settings for a mirror, and the certificates of a proxy.
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
-    pip install --retries 1 --extra-index-url "$TORCH_INDEX" "$TORCH"
+    pip install --extra-index-url "$TORCH_INDEX" "$TORCH"
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 # Without our packages this installs what they need: a layer that a change of code does not build anew.
