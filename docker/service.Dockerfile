@@ -29,6 +29,6 @@ USER m3esr
 WORKDIR /var/lib/m3esr
 EXPOSE 8000
 # /livez and not /readyz: an API whose workers are still loading is well, and says so to its callers.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as web; web.urlopen('http://127.0.0.1:' + os.environ.get('M3ESR_PORT', '8000') + '/livez', timeout=4)"]
+HEALTHCHECK --interval=10s --timeout=15s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as web; web.urlopen('http://127.0.0.1:' + os.environ.get('M3ESR_PORT', '8000') + '/livez', timeout=14)"]
 CMD ["m3esr", "serve"]

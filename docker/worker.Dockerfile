@@ -37,6 +37,7 @@ ENV PATH=/opt/m3esr/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 M3ESR
 USER m3esr
 WORKDIR /var/lib/m3esr
 EXPOSE 8001
-# Healthy once the networks are warm and the heartbeat is fresh; loading counts as starting for two minutes.
-HEALTHCHECK --interval=10s --timeout=8s --start-period=120s --retries=3 CMD ["python", "-m", "worker.health"]
+# Healthy once the networks are warm and the heartbeat is fresh; loading counts as starting for two minutes. The
+# time is ample because a job takes every core, and the check shares them.
+HEALTHCHECK --interval=10s --timeout=20s --start-period=120s --retries=3 CMD ["python", "-m", "worker.health"]
 CMD ["m3esr", "work"]
