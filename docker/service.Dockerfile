@@ -6,7 +6,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/m3esr
 ENV PATH=/opt/m3esr/bin:$PATH
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 # Without our packages this installs what they need: a layer that a change of code does not build anew.
 # Both secrets are optional: pip's settings for a mirror, and the certificates of a proxy.
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
