@@ -18,7 +18,7 @@ MODALITIES = (*VISUAL_MODALITIES, "text")
 class SamplerConfig:
     """How `compact` is sampled: a flow from the coarse image plus a little noise (sigma 1) to the SR image."""
 
-    num_steps: int = 4
+    num_steps: int = 2  # more steps drift away from the LR image: docs/results.md
     noise_scale: float = 0.1  # largest deviation of the noise at sigma 1, in units of the whitened residual
     noise_reference: float = 0.05  # uncertainty at which half of it is given; none where the coarse image is sure
     shift: float = 1.0
