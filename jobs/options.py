@@ -64,10 +64,10 @@ class UpscaleRequest(BaseModel):
     prompt: str = Field(default="", max_length=2000, description="What the picture shows; empty: captioned.")
     negative_prompt: str = Field(default="", max_length=2000, description="What it must not look like.")
     num_steps: int | None = Field(
-        default=None, ge=1, le=200, description="Denoising steps; absent: the profile's default."
+        default=None, ge=1, le=100, description="Denoising steps; absent: the profile's default."
     )
     cfg_scale: float | None = Field(
-        default=None, ge=0, le=30, description="Guidance scale; absent: the profile's default."
+        default=None, ge=1, le=20, description="Guidance scale; absent: the profile's default."
     )
     seed: int = Field(default=0, ge=0, le=2**32 - 1, description="Same seed and request, same picture.")
     modalities: dict[str, float] = Field(

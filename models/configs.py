@@ -18,9 +18,11 @@ MODALITIES = (*VISUAL_MODALITIES, "text")
 class SamplerConfig:
     """How `compact` is sampled: a flow from the coarse image plus a little noise (sigma 1) to the SR image."""
 
-    num_steps: int = 2  # more steps drift away from the LR image: docs/results.md
+    num_steps: int = 1  # more steps drift away from the LR image: the model card
     noise_scale: float = 0.1  # largest deviation of the noise at sigma 1, in units of the whitened residual
     noise_reference: float = 0.05  # uncertainty at which half of it is given; none where the coarse image is sure
+    restoration_threshold: float = 0.01  # uncertainty below which the answer falls back to interpolation
+    restoration_blur: float = 0.15  # smooths what is added to interpolation; 0 is off
     shift: float = 1.0
     tile: int = 24  # latent cells per side, the training crop
     overlap: int = 4

@@ -170,9 +170,20 @@ class Upscaler:
                 network, region, crops, upscaled, coarse_sr, uncertainty_map, sigmas, cfg_scale, on_step
             )
             sr = coarse_sr + network.codec.decode(network.codec.from_residual(end - start))
+            restored = smooth(sr - upscaled, self.config.sampler.restoration_blur)
+            sr = upscaled + self.restored_share(uncertainty_map) * restored
             sr = correct_colour(sr.clamp(0, 1), upscaled, options.color_correction).clamp(0, 1)
         weights = [crops.expert_weights[name][:, None] for name in names]
         return sr, torch.cat([uncertainty_map, *weights], 1)
+
+    def restored_share(self, uncertainty_map: Tensor) -> Tensor:
+        """U (1, 1, h, w) -> how much of the restoration is taken, (1, 1, 16 h, 16 w) in [0, 1); the rest is Up-Scale(x).
+
+        Where coarse network and interpolation agree there is nothing to restore, and what the networks still add is
+        their own error: so flat areas stay flat and white stays white. 0.5 at `restoration_threshold`, 0.94 at 4 times.
+        """
+        share = uncertainty_map**2 / (uncertainty_map**2 + self.config.sampler.restoration_threshold**2)
+        return F.interpolate(share, scale_factor=PATCH * SCALE, mode="bilinear", align_corners=False)
 
     def read_text(self, lr: Tensor, options: UpscaleOptions, watch: Stopwatch) -> tuple[str, Tensor, Tensor]:
         """(caption, its token ids (1, L), ids to guide away from): one caption for the image."""
@@ -232,6 +243,13 @@ def measure_trust(
         "lr_consistency_psnr": round(min(100.0, -10 * math.log10(max(error, 1e-10))), 3),
         "uncertainty_quantiles": dict(zip(("p10", "p50", "p90", "p99"), map(float, quantiles), strict=True)),
     }
+
+
+def smooth(residual: Tensor, side: float) -> Tensor:
+    """[side, 1 - 2 side, side] along both axes: takes the pixel grid of the upsampling out of what was restored."""
+    x = F.pad(residual, (1, 1, 1, 1), mode="replicate")
+    x = side * (x[..., :-2] + x[..., 2:]) + (1 - 2 * side) * x[..., 1:-1]
+    return side * (x[..., :-2, :] + x[..., 2:, :]) + (1 - 2 * side) * x[..., 1:-1, :]
 
 
 def pad_to(image: Tensor, height: int, width: int) -> Tensor:

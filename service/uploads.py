@@ -15,8 +15,8 @@ from jobs import InputInfo, JobError, Settings, UpscaleRequest, find_profile
 from service.problems import invalid_option
 
 # Formats by Pillow's names; nothing else is tried, whatever Pillow could read.
-INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP")
-_READABLE = "PNG, JPEG, WebP, AVIF, TIFF and BMP"
+INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF")
+_READABLE = "PNG, JPEG, WebP, AVIF and TIFF"
 MAX_FIELD_BYTES = 64 * 1024
 MAX_FIELDS = 40
 _EXIF_ORIENTATION = 0x0112

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+MARGIN = 8  # LR pixels around the image
+
 
 @dataclass(frozen=True, kw_only=True)
 class CoarseConfig:
@@ -64,7 +66,9 @@ class CoarseNetwork(nn.Module):
     def forward(self, lr_image: Tensor) -> Tensor:
         height, width = lr_image.shape[-2:]
         multiple = 2 ** len(self.downs)
-        padded = F.pad(lr_image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        # the image is continued at its border, else the convolutions' zeros would darken a frame around it
+        sides = (MARGIN, MARGIN + -width % multiple, MARGIN, MARGIN + -height % multiple)
+        padded = F.pad(lr_image, sides, mode="replicate")
         x = self.head(padded - 0.5)
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
@@ -75,8 +79,9 @@ class CoarseNetwork(nn.Module):
         for up, decoder in zip(reversed(self.ups), reversed(self.decoders), strict=True):
             x = decoder(F.pixel_shuffle(up(x), 2) + skips.pop())
         scale = self.config.scale
-        residual = F.pixel_shuffle(self.tail(x), scale)[..., : height * scale, : width * scale]
-        return upscale(lr_image, scale) + residual
+        residual = F.pixel_shuffle(self.tail(x), scale)
+        top = MARGIN * scale
+        return upscale(lr_image, scale) + residual[..., top : top + height * scale, top : top + width * scale]
 
 
 def upscale(lr_image: Tensor, scale: int) -> Tensor:

@@ -33,7 +33,7 @@ def _form_schema() -> dict[str, Any]:
         "default": "segmentation,depth,edge,dino,text",
         "description": "Names, or name:strength with 0 to 2, comma-separated; `none` switches all off.",
     }
-    image = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, AVIF, TIFF or BMP."}
+    image = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, AVIF or TIFF."}
     return {
         "type": "object",
         "required": ["file"],

@@ -36,7 +36,7 @@ def png_claiming(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP"])
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF"])
 def test_each_format_of_the_list_is_taken(image_format):
     info = screen(picture(16, 12, image_format))
     assert (info.width, info.height, info.format) == (16, 12, image_format.lower())
@@ -77,7 +77,7 @@ def test_what_is_no_image_is_refused(data):
     assert refusal(data) in ("unsupported-format", "invalid-image")
 
 
-@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP"])
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF"])
 @pytest.mark.parametrize("kept", [0.02, 0.3, 0.6, 0.9])
 def test_a_truncated_file_is_refused(image_format, kept):
     data = picture(64, 48, image_format)
