@@ -177,9 +177,9 @@ class Upscaler:
         return sr, torch.cat([uncertainty_map, *weights], 1)
 
     def restored_share(self, uncertainty_map: Tensor) -> Tensor:
-        """U (1, 1, h, w) -> how much of the restoration is taken, (1, 1, 16 h, 16 w) in [0, 1); the rest is Up-Scale(x).
+        """U (1, 1, h, w) -> the share of the restoration that is taken, (1, 1, 16 h, 16 w) in [0, 1).
 
-        Where coarse network and interpolation agree there is nothing to restore, and what the networks still add is
+        The rest is Up-Scale(x). Where coarse network and interpolation agree there is nothing to restore, and what the networks still add is
         their own error: so flat areas stay flat and white stays white. 0.5 at `restoration_threshold`, 0.94 at 4 times.
         """
         share = uncertainty_map**2 / (uncertainty_map**2 + self.config.sampler.restoration_threshold**2)
