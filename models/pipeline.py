@@ -179,8 +179,9 @@ class Upscaler:
     def restored_share(self, uncertainty_map: Tensor) -> Tensor:
         """U (1, 1, h, w) -> the share of the restoration that is taken, (1, 1, 16 h, 16 w) in [0, 1).
 
-        The rest is Up-Scale(x). Where coarse network and interpolation agree there is nothing to restore, and what the networks still add is
-        their own error: so flat areas stay flat and white stays white. 0.5 at `restoration_threshold`, 0.94 at 4 times.
+        The rest is Up-Scale(x). Where coarse network and interpolation agree there is nothing to restore, and what the
+        networks still add is their own error: so flat areas stay flat and white stays white. The share is 0.5 at
+        `restoration_threshold` and 0.94 at 4 times that.
         """
         share = uncertainty_map**2 / (uncertainty_map**2 + self.config.sampler.restoration_threshold**2)
         return F.interpolate(share, scale_factor=PATCH * SCALE, mode="bilinear", align_corners=False)
