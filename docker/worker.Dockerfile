@@ -6,14 +6,14 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/m3esr
 ENV PATH=/opt/m3esr/bin:$PATH
 # First and by itself: it is by far the largest layer, and the packages after it must not choose another build.
-# The index holds torch without CUDA, a tenth of the size; compose.gpu.yml names the other one. What torch needs
-# comes with the next step, from the usual index.
+# Pip's usual index may hold a large CUDA build; TORCH_INDEX can name PyTorch's index of CPU wheels instead. What torch
+# needs comes with the next step.
 ARG TORCH=torch==2.13.0
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX=
 # Both secrets are optional: pip's settings for a mirror, and the certificates of a proxy.
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
-    pip install --no-deps --extra-index-url "$TORCH_INDEX" "$TORCH"
+    pip install --no-deps ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$TORCH"
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE NOTICE ./
 # Without our packages this installs what they need: a layer that a change of code does not build anew.
