@@ -22,16 +22,16 @@ from models.denoising.sampling import flow_sigmas
 from models.modalities.caption import describe
 from models.modalities.text import tokenize
 from models.network import M3ESR, SCALE
-from models.region import Region, denoise
+from models.region import CELLS, Region, crop, denoise
 from models.requests import OnProgress, ProgressEvent, UpscaleOptions, UpscaleResult
 from models.resize import resize
-from models.tiling import BlendAccumulator, Tile, plan_tiles
+from models.tiling import BlendAccumulator, plan_tiles
 
 WEIGHTS = Path(__file__).parent / "weights"
 PATCH = 4  # LR pixels per token side
 REGION, REGION_OVERLAP = 32, 4  # tokens per side: 128 LR px, the size that the extractors were trained on
 MIN_SIDE = 16  # LR pixels; smaller images are continued at their border
-SMALLEST_TEXT_SIDE = 128
+OVERVIEW_SIDE = 128
 
 
 @dataclass
@@ -124,7 +124,7 @@ class Upscaler:
         names = tuple(name for name in VISUAL_MODALITIES if options.strength(name) > 0)
         for index, tile in enumerate(plan):
             watch.region = index
-            region = Region(crop_tokens(lr, tile, PATCH), crop_tokens(noise, tile, 2), text_ids, null_ids)
+            region = Region(crop(lr, tile, PATCH), crop(noise, tile, CELLS), text_ids, null_ids)
             sr_region, region_maps = self.run_region(region, names, options, sigmas, watch)
             image.add(tile, sr_region)
             maps.add(tile, region_maps)
@@ -193,7 +193,7 @@ class Upscaler:
             return "", torch.zeros_like(negative), negative
         with watch.stage("perception", 0.0):
             side = max(lr.shape[-2:])
-            size = [max(PATCH, round(s * min(1, SMALLEST_TEXT_SIDE / side) / PATCH) * PATCH) for s in lr.shape[-2:]]
+            size = [max(PATCH, round(s * min(1, OVERVIEW_SIDE / side) / PATCH) * PATCH) for s in lr.shape[-2:]]
             overview = resize(lr, (size[0], size[1])).clamp(0, 1)
             probabilities = self.network.perception(overview).segmentation.softmax(1)[0]
             found = describe(lr[0], probabilities, self.config.segment_names)
@@ -255,12 +255,6 @@ def smooth(residual: Tensor, side: float) -> Tensor:
 
 def pad_to(image: Tensor, height: int, width: int) -> Tensor:
     return F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), mode="replicate")
-
-
-def crop_tokens(image: Tensor, tile: Tile, cells: int) -> Tensor:
-    """The part of (B, C, H, W) under a tile planned in tokens, `cells` pixels or latent cells each."""
-    top, left = tile.top * cells, tile.left * cells
-    return image[..., top : top + tile.height * cells, left : left + tile.width * cells]
 
 
 def resolve_device(device: str) -> torch.device:

@@ -73,6 +73,7 @@ class Region:
 
 
 def crop(image: Tensor, tile: Tile, cells: int) -> Tensor:
+    """The part of (B, C, H, W) under a tile planned in tokens, `cells` pixels or latent cells each."""
     top, left = tile.top * cells, tile.left * cells
     return image[..., top : top + tile.height * cells, left : left + tile.width * cells]
 

@@ -7,7 +7,6 @@ uncertainty map (Eq. 13). It is also where the sampler starts. Real-ESRGAN's own
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -87,8 +86,3 @@ class CoarseNetwork(nn.Module):
 def upscale(lr_image: Tensor, scale: int) -> Tensor:
     """Bicubic upscaling (a = -0.5, as Pillow's), the Up-Scale of Eq. 13: (B, 3, H, W) -> (B, 3, sH, sW)."""
     return F.interpolate(lr_image, scale_factor=scale, mode="bicubic", antialias=True, align_corners=False)
-
-
-def coarse_image(network: nn.Module, lr_image: Tensor) -> Tensor:
-    with torch.inference_mode():
-        return network(lr_image).clamp(0, 1)
