@@ -7,7 +7,7 @@ from jobs.heartbeat import HeartbeatRegistry, WorkerHeartbeat
 from jobs.keys import TASK_NAME, is_job_id, new_job_id, queue_name
 from jobs.options import CONTENT_TYPES, MODALITIES, OutputFormat, UpscaleRequest
 from jobs.profiles import PROFILES, Licence, Profile, find_profile
-from jobs.queue import JobQueue
+from jobs.queue import JobQueue, dispatched_job
 from jobs.record import (
     ErrorInfo,
     InputInfo,
@@ -21,12 +21,14 @@ from jobs.record import (
     ResultInfo,
     Trust,
 )
+from jobs.recovery import Recovery
 from jobs.settings import Settings
-from jobs.store import JobStore, Signal
+from jobs.store import LEASE_SECONDS, JobStore, Signal
 
 __all__ = [
     "CONTENT_TYPES",
     "ERROR_KINDS",
+    "LEASE_SECONDS",
     "MODALITIES",
     "PROBLEM_TYPE_PREFIX",
     "PROFILES",
@@ -49,6 +51,7 @@ __all__ = [
     "OutputFormat",
     "Profile",
     "Progress",
+    "Recovery",
     "RedisClient",
     "ResultInfo",
     "Settings",
@@ -57,6 +60,7 @@ __all__ = [
     "UpscaleRequest",
     "WorkerHeartbeat",
     "connect",
+    "dispatched_job",
     "find_profile",
     "input_key",
     "is_job_id",

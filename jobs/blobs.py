@@ -17,14 +17,19 @@ def input_key(job_id: str) -> str:
     return f"{_checked(job_id)}/input"
 
 
-def result_key(job_id: str) -> str:
-    """Where the published image lies."""
-    return f"{_checked(job_id)}/result"
+def attempt_prefix(job_id: str, attempt_id: str) -> str:
+    """The folder of one run: a late run cannot touch the files of the one that is published."""
+    return f"{_checked(job_id)}/{_checked(attempt_id)}"
 
 
-def map_key(job_id: str, name: str, suffix: str) -> str:
+def result_key(job_id: str, attempt_id: str) -> str:
+    """Where the image made by one run lies."""
+    return f"{attempt_prefix(job_id, attempt_id)}/result"
+
+
+def map_key(job_id: str, attempt_id: str, name: str, suffix: str) -> str:
     """Where one map lies; suffix: "png" (a heat map) or "npy" (float32 (h, w))."""
-    return f"{_checked(job_id)}/maps/{name}.{suffix}"
+    return f"{attempt_prefix(job_id, attempt_id)}/maps/{name}.{suffix}"
 
 
 def _checked(job_id: str) -> str:
@@ -79,9 +84,9 @@ class BlobStore:
         except (OSError, obstore.exceptions.BaseError) as error:
             raise _storage_error(error) from error
 
-    def delete_prefix(self, job_id: str) -> int:
-        """Delete all blobs of a job; how many there were."""
-        found = self.keys(_checked(job_id))
+    def delete_prefix(self, job_id: str, attempt_id: str | None = None) -> int:
+        """Delete all blobs of a job, or those of one run of it; how many there were."""
+        found = self.keys(_checked(job_id) if attempt_id is None else attempt_prefix(job_id, attempt_id))
         for key in found:
             try:
                 obstore.delete(self._store, key)

@@ -8,6 +8,9 @@ SEQUENCE = "m3esr:sequence"  # counts accepted jobs; their order everywhere
 JOB_INDEX = "m3esr:jobs"  # ZSET job id by sequence, newest listed first
 EXPIRY = "m3esr:expiry"  # ZSET job id by the time its files go, seconds since 1970
 COUNTERS = "m3esr:counters"  # HASH "profile|state|reason" -> jobs ended so
+LEASES = "m3esr:leases"  # ZSET id of a running job by the time its lease runs out, seconds since 1970
+RECOVERIES = "m3esr:recoveries"  # HASH cause -> how often a job was brought back from it
+REAPER_LOCK = "m3esr:reaper"  # STRING with the one reaper at work
 WORKERS = "m3esr:workers"  # ZSET worker id by the time its heartbeat runs out
 
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -31,6 +34,16 @@ def job_key(job_id: str) -> str:
 def queue_name(profile: str) -> str:
     """Name of the profile's RQ queue: one queue per profile, one queue per worker."""
     return f"m3esr:{profile}"
+
+
+def rq_list(profile: str) -> str:
+    """LIST in which RQ keeps the dispatches of a profile."""
+    return f"rq:queue:{queue_name(profile)}"
+
+
+def rq_intermediate_list(profile: str) -> str:
+    """LIST of the dispatches a worker took and has not registered yet."""
+    return f"{rq_list(profile)}:intermediate"
 
 
 def waiting_key(profile: str) -> str:

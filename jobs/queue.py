@@ -1,5 +1,6 @@
 """The queue: hands a job's id to RQ, and answers who waits where without RQ's clean-up."""
 
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,11 +35,14 @@ class JobQueue:
         return Queue(keys.queue_name(profile), connection=self._redis, serializer=JSONSerializer)
 
     def enqueue(self, record: JobRecord, *, at_front: bool = False) -> None:
-        """Hand the job to the workers of its profile; only its id travels."""
+        """Hand the job to the workers of its profile; only its id travels.
+
+        Each dispatch is an RQ job of its own, so that RQ's clean-up after a late run never takes a newer dispatch along.
+        """
         self.rq_queue(record.profile).enqueue_call(
             keys.TASK_NAME,
             args=(record.id,),
-            job_id=record.id,
+            job_id=dispatch_id(record.id),
             timeout=self._job_timeout_seconds,
             result_ttl=0,
             failure_ttl=RQ_FAILURE_TTL_SECONDS,
@@ -69,3 +73,13 @@ class JobQueue:
         first = self._redis.zrange(keys.waiting_key(profile), 0, 0)
         created_at = self._redis.hget(keys.job_key(first[0].decode()), "created_at") if first else None
         return max(0.0, self._clock() - float(created_at)) if created_at else 0.0
+
+
+def dispatch_id(job_id: str) -> str:
+    """A new RQ job id for one dispatch of `job_id`."""
+    return f"{job_id}-{secrets.token_hex(4)}"
+
+
+def dispatched_job(rq_id: str) -> str:
+    """The job that a dispatch is for."""
+    return rq_id.rpartition("-")[0]

@@ -122,7 +122,10 @@ class JobOutcome(_Frozen):
 
 
 class JobRecord(_Frozen):
-    """One job. sequence: its place in the order of acceptance. version: grows with every change."""
+    """One job. sequence: its place in the order of acceptance. version: grows with every change.
+
+    attempt_id: the run that holds the job, and after its end the run whose files are the result. holder: its process.
+    """
 
     id: str
     status: JobStatus
@@ -139,6 +142,7 @@ class JobRecord(_Frozen):
     expires_at: datetime | None = None
     attempts: int = 0
     attempt_id: str | None = None
+    holder: str | None = None
     is_cancel_requested: bool = False
     progress: Progress | None = None
     outcome: JobOutcome = JobOutcome()

@@ -1,7 +1,8 @@
 """The state machine of a job as Lua: Redis runs each script whole, so no two changes can interleave.
 
-Every script keeps three rules: a final job never changes status again (but to expired), only the attempt that
-holds the job may report or end it, and a job is in its profile's waiting set exactly while it is queued.
+Every script keeps four rules: a final job never changes status again (but to expired), only the attempt that
+holds the job may report or end it, a job is in its profile's waiting set exactly while it is queued, and it has a
+lease exactly while it is running.
 """
 
 # KEYS job, waiting, index, expiry, sequence. ARGV id, base, now, gives_up_at, max_waiting.
@@ -18,15 +19,28 @@ redis.call('ZADD', KEYS[4], ARGV[4], ARGV[1])
 return sequence
 """
 
-# KEYS job, waiting. ARGV id, attempt_id, now. -> 1 the attempt holds the job, 0 there is nothing to run
+# KEYS job, waiting, leases. ARGV id, attempt_id, now, lease_ends_at, holder.
+# -> 1 the attempt holds the job, 0 there is nothing to run, or another attempt's lease still holds
 BEGIN = """
 local status = redis.call('HGET', KEYS[1], 'status')
-if status ~= 'queued' and status ~= 'running' then return 0 end
+if status == 'running' then
+  local lease = redis.call('ZSCORE', KEYS[3], ARGV[1])
+  if lease and tonumber(lease) > tonumber(ARGV[3]) then return 0 end
+elseif status ~= 'queued' then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('HSET', KEYS[1], 'status', 'running', 'attempt_id', ARGV[2], 'started_at', ARGV[3])
+redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
+redis.call('HSET', KEYS[1], 'status', 'running', 'attempt_id', ARGV[2], 'started_at', ARGV[3], 'holder', ARGV[5])
 redis.call('HDEL', KEYS[1], 'progress')
 redis.call('HINCRBY', KEYS[1], 'attempts', 1)
 redis.call('HINCRBY', KEYS[1], 'version', 1)
+return 1
+"""
+
+# KEYS job, leases. ARGV id, attempt_id, lease_ends_at. -> 1 renewed, 0 fenced
+RENEW = """
+local held = redis.call('HMGET', KEYS[1], 'status', 'attempt_id')
+if held[1] ~= 'running' or held[2] ~= ARGV[2] then return 0 end
+redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
 return 1
 """
 
@@ -40,7 +54,7 @@ redis.call('HINCRBY', KEYS[1], 'version', 1)
 return 'continue'
 """
 
-# KEYS job, expiry, counters, durations.
+# KEYS job, expiry, counters, durations, leases.
 # ARGV id, attempt_id, status, outcome, now, expires_at, counter, kept_durations
 # -> 1 published, 0 fenced
 FINISH = """
@@ -49,6 +63,7 @@ if held[1] ~= 'running' or held[2] ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], 'status', ARGV[3], 'outcome', ARGV[4],
            'finished_at', ARGV[5], 'expires_at', ARGV[6])
 redis.call('HINCRBY', KEYS[1], 'version', 1)
+redis.call('ZREM', KEYS[5], ARGV[1])
 redis.call('ZADD', KEYS[2], ARGV[6], ARGV[1])
 redis.call('HINCRBY', KEYS[3], ARGV[7], 1)
 if ARGV[3] == 'succeeded' then
@@ -58,15 +73,48 @@ end
 return 1
 """
 
-# KEYS job, waiting. ARGV id, attempt_id. -> 1 waiting again at its old place, 0 fenced
+# KEYS job, waiting, leases. ARGV id, attempt_id. -> 1 waiting again at its old place, 0 fenced
+# A run that was put back is not charged as an attempt: its worker was told to end, nothing is wrong with the job.
 RELEASE = """
 local held = redis.call('HMGET', KEYS[1], 'status', 'attempt_id', 'sequence')
 if held[1] ~= 'running' or held[2] ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], 'status', 'queued')
-redis.call('HDEL', KEYS[1], 'attempt_id', 'progress', 'started_at')
+redis.call('HDEL', KEYS[1], 'attempt_id', 'progress', 'started_at', 'holder')
+redis.call('HINCRBY', KEYS[1], 'attempts', -1)
 redis.call('HINCRBY', KEYS[1], 'version', 1)
+redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('ZADD', KEYS[2], held[3], ARGV[1])
 return 1
+"""
+
+# KEYS job, waiting, leases, expiry, counters, recoveries.
+# ARGV id, now, max_attempts, failed_outcome, expires_at, failed_counter, canceled_counter
+# -> 'queued', 'failed', 'canceled', or 'held' when the lease was renewed or the job ended meanwhile
+RECLAIM = """
+local lease = redis.call('ZSCORE', KEYS[3], ARGV[1])
+if not lease or tonumber(lease) > tonumber(ARGV[2]) then return 'held' end
+redis.call('ZREM', KEYS[3], ARGV[1])
+local held = redis.call('HMGET', KEYS[1], 'status', 'attempts', 'cancel_requested', 'sequence')
+if held[1] ~= 'running' then return 'held' end
+redis.call('HINCRBY', KEYS[6], tonumber(lease) == 0 and 'worker_died' or 'lease_expired', 1)
+redis.call('HDEL', KEYS[1], 'attempt_id', 'holder')
+redis.call('HINCRBY', KEYS[1], 'version', 1)
+local ending, counter
+if held[3] then ending, counter = 'canceled', ARGV[7]
+elseif tonumber(held[2]) >= tonumber(ARGV[3]) then
+  ending, counter = 'failed', ARGV[6]
+  redis.call('HSET', KEYS[1], 'outcome', ARGV[4])
+end
+if ending then
+  redis.call('HSET', KEYS[1], 'status', ending, 'finished_at', ARGV[2], 'expires_at', ARGV[5])
+  redis.call('ZADD', KEYS[4], ARGV[5], ARGV[1])
+  redis.call('HINCRBY', KEYS[5], counter, 1)
+  return ending
+end
+redis.call('HSET', KEYS[1], 'status', 'queued')
+redis.call('HDEL', KEYS[1], 'progress', 'started_at')
+redis.call('ZADD', KEYS[2], held[4], ARGV[1])
+return 'queued'
 """
 
 # KEYS job, waiting, expiry, counters. ARGV id, now, expires_at, counter. -> status before, nil without a job
@@ -86,21 +134,21 @@ end
 return status
 """
 
-# KEYS job, waiting, index, expiry. ARGV id, force. -> 1 gone, 0 still queued or running (or never there)
+# KEYS job, waiting, index, expiry, leases. ARGV id, force. -> 1 gone, 0 still queued or running (or never there)
 DELETE = """
 local status = redis.call('HGET', KEYS[1], 'status')
 if not status then return 0 end
 if ARGV[2] == '0' and (status == 'queued' or status == 'running') then return 0 end
 redis.call('DEL', KEYS[1])
-for i = 2, 4 do redis.call('ZREM', KEYS[i], ARGV[1]) end
+for i = 2, 5 do redis.call('ZREM', KEYS[i], ARGV[1]) end
 return 1
 """
 
-# KEYS job, waiting, index, expiry. ARGV id, now, tombstone_seconds. -> 1 expired now, 0 not due
+# KEYS job, waiting, index, expiry, leases. ARGV id, now, tombstone_seconds. -> 1 expired now, 0 not due
 EXPIRE = """
 local due = redis.call('ZSCORE', KEYS[4], ARGV[1])
 if not due or tonumber(due) > tonumber(ARGV[2]) then return 0 end
-for i = 2, 4 do redis.call('ZREM', KEYS[i], ARGV[1]) end
+for i = 2, 5 do redis.call('ZREM', KEYS[i], ARGV[1]) end
 if redis.call('EXISTS', KEYS[1]) == 0 then return 1 end
 redis.call('HSET', KEYS[1], 'status', 'expired')
 redis.call('HDEL', KEYS[1], 'attempt_id', 'progress')

@@ -45,6 +45,15 @@ class Settings(BaseSettings):
         default=3_600, gt=0, description="Longest run of one job before it is failed, in seconds."
     )
     max_attempts: int = Field(default=3, gt=0, description="How often a job is started before it is failed for good.")
+    lease_seconds: float = Field(
+        default=15.0, ge=1, description="A running job whose worker is silent for this long is given to another."
+    )
+    stall_seconds: float = Field(
+        default=180.0, ge=1, description="A worker whose job makes no progress for this long is killed and replaced."
+    )
+    drain_seconds: float = Field(
+        default=20.0, ge=0, description="After SIGTERM a running job may go on for this long; then it is put back."
+    )
     heartbeat_seconds: int = Field(
         default=15, gt=2, description="A worker silent for this long is no longer counted, in seconds."
     )

@@ -16,6 +16,8 @@ GIVE_UP_SECONDS = 7 * 86_400
 # How long an expired job still answers "expired" rather than "never heard of it".
 TOMBSTONE_SECONDS = 86_400
 KEPT_DURATIONS = 32
+# How long a run may go without renewing its lease before the job is given to another worker.
+LEASE_SECONDS = 15.0
 
 
 class Signal(StrEnum):
@@ -40,6 +42,7 @@ class JobStore:
         self._clock = clock
         self._create = redis.register_script(scripts.CREATE)
         self._begin = redis.register_script(scripts.BEGIN)
+        self._renew = redis.register_script(scripts.RENEW)
         self._progress = redis.register_script(scripts.PROGRESS)
         self._finish = redis.register_script(scripts.FINISH)
         self._release = redis.register_script(scripts.RELEASE)
@@ -90,7 +93,7 @@ class JobStore:
         now = self._clock()
         self._cancel(
             keys=[keys.job_key(job_id), keys.waiting_key(record.profile), keys.EXPIRY, keys.COUNTERS],
-            args=[job_id, now, now + record.ttl_seconds, _counter(record.profile, JobStatus.CANCELED, "")],
+            args=[job_id, now, now + record.ttl_seconds, counter_name(record.profile, JobStatus.CANCELED, "")],
         )
         return self.require(job_id)
 
@@ -112,16 +115,31 @@ class JobStore:
 
     # --- the worker's side
 
-    def begin_attempt(self, job_id: str, attempt_id: str) -> JobRecord | None:
-        """Take the job for one run, away from any earlier attempt; None when it is final or gone."""
+    def begin_attempt(
+        self, job_id: str, attempt_id: str, *, holder: str = "", lease_seconds: float = LEASE_SECONDS
+    ) -> JobRecord | None:
+        """Take the job for one run; None when it is final, gone, or under the lease of another attempt.
+
+        The lease ends after `lease_seconds` unless it is renewed. holder: the worker process, so that its supervisor
+        can hand back at once what it held when it died.
+        """
         record = self.get(job_id)
         if record is None:
             return None
+        now = self._clock()
         is_held = self._begin(
-            keys=[keys.job_key(job_id), keys.waiting_key(record.profile)],
-            args=[job_id, attempt_id, self._clock()],
+            keys=[keys.job_key(job_id), keys.waiting_key(record.profile), keys.LEASES],
+            args=[job_id, attempt_id, now, now + lease_seconds, holder],
         )
         return self.get(job_id) if is_held else None
+
+    def renew_lease(self, job_id: str, attempt_id: str, *, lease_seconds: float = LEASE_SECONDS) -> bool:
+        """Hold the job for `lease_seconds` from now; False when another attempt has it or it ended."""
+        return bool(
+            self._renew(
+                keys=[keys.job_key(job_id), keys.LEASES], args=[job_id, attempt_id, self._clock() + lease_seconds]
+            )
+        )
 
     def report_progress(self, job_id: str, attempt_id: str, progress: Progress) -> Signal:
         """Tell how far the run is, and learn whether it may go on."""
@@ -150,6 +168,7 @@ class JobStore:
                 keys.EXPIRY,
                 keys.COUNTERS,
                 keys.durations_key(record.profile),
+                keys.LEASES,
             ],
             args=[
                 job_id,
@@ -158,7 +177,7 @@ class JobStore:
                 outcome.model_dump_json(),
                 now,
                 now + record.ttl_seconds,
-                _counter(record.profile, status, reason),
+                counter_name(record.profile, status, reason),
                 KEPT_DURATIONS,
             ],
         )
@@ -169,12 +188,15 @@ class JobStore:
         return self.finish(job_id, attempt_id, JobStatus.FAILED, JobOutcome(error=ErrorInfo.of(error)))
 
     def release(self, job_id: str, attempt_id: str) -> bool:
-        """Put the job back at its old place; False when another attempt has it. It must be enqueued anew."""
+        """Put the job back at its old place; False when another attempt has it. It must be enqueued anew.
+
+        The run is not charged to the job's attempts.
+        """
         record = self.get(job_id)
         if record is None:
             return False
-        held = self._release(keys=[keys.job_key(job_id), keys.waiting_key(record.profile)], args=[job_id, attempt_id])
-        return bool(held)
+        places = [keys.job_key(job_id), keys.waiting_key(record.profile), keys.LEASES]
+        return bool(self._release(keys=places, args=[job_id, attempt_id]))
 
     # --- housekeeping
 
@@ -187,7 +209,7 @@ class JobStore:
         """Mark a job whose time is over as expired, for a day, then forget it; False when it is not due."""
         record = self.get(job_id)
         profile = record.profile if record else ""
-        places = [keys.job_key(job_id), keys.waiting_key(profile), keys.JOB_INDEX, keys.EXPIRY]
+        places = [keys.job_key(job_id), keys.waiting_key(profile), keys.JOB_INDEX, keys.EXPIRY, keys.LEASES]
         return bool(self._expire(keys=places, args=[job_id, self._clock(), TOMBSTONE_SECONDS]))
 
     def num_accepted(self) -> int:
@@ -202,11 +224,16 @@ class JobStore:
             counts[profile, state, reason] = int(count)
         return counts
 
+    def recoveries(self) -> dict[str, int]:
+        """How often jobs were brought back, by cause: lease_expired, worker_died, dispatch_lost."""
+        return {cause.decode(): int(count) for cause, count in self._redis.hgetall(keys.RECOVERIES).items()}
+
     def _places(self, record: JobRecord) -> list[str]:
-        return [keys.job_key(record.id), keys.waiting_key(record.profile), keys.JOB_INDEX, keys.EXPIRY]
+        return [keys.job_key(record.id), keys.waiting_key(record.profile), keys.JOB_INDEX, keys.EXPIRY, keys.LEASES]
 
 
-def _counter(profile: str, status: JobStatus, reason: str) -> str:
+def counter_name(profile: str, status: JobStatus, reason: str) -> str:
+    """The field of `keys.COUNTERS` for jobs of a profile that ended so."""
     return f"{profile}|{status.value}|{reason}"
 
 
@@ -228,6 +255,7 @@ def _read(raw: Mapping[bytes, bytes]) -> JobRecord:
         version=int(fields["version"]),
         attempts=int(fields["attempts"]),
         attempt_id=fields["attempt_id"].decode() if "attempt_id" in fields else None,
+        holder=fields["holder"].decode() if "holder" in fields else None,
         is_cancel_requested="cancel_requested" in fields,
         progress=Progress.model_validate_json(fields["progress"]) if "progress" in fields else None,
         outcome=JobOutcome.model_validate_json(fields["outcome"]) if "outcome" in fields else JobOutcome(),

@@ -55,10 +55,10 @@ def run_serve(port: Port = None) -> None:
 
 @app.command("work")
 def run_work(profile: ProfileName = None) -> None:
-    """Run jobs of one profile (needs a Redis)."""
-    from worker.main import run
+    """Run jobs of one profile (needs a Redis); a worker process that dies or hangs is replaced."""
+    from worker.supervisor import supervise
 
-    run(_settings(), profile)
+    raise typer.Exit(supervise(_settings(), profile))
 
 
 @app.command("upscale")

@@ -80,25 +80,21 @@ class M3ESR(nn.Module):
     def prepare(
         self,
         lr_latent: Tensor,
-        lr_image: Tensor,
-        uncertainty_map: Tensor,
         modalities: dict[str, Tensor],
+        expert_weights: dict[str, Tensor],
         text_ids: Tensor,
         strengths: dict[str, float] | None = None,
-    ) -> tuple[Prepared, dict[str, Tensor]]:
-        """Routes and projects once per crop. Returns it with the expert weights (B, H/4, W/4) of the modalities given.
+    ) -> Prepared:
+        """Projects the modalities given, once per crop, with their expert weights (B, H/4, W/4) from the router.
 
-        `strengths` scale what a modality contributes; the weights returned are the router's own, in [0, 1].
+        `strengths` scale what a modality contributes beside its weight.
         """
         text_embeddings, pooled = self.text_encoder(text_ids)
         if not modalities:
-            return Prepared(lr_latent, None, text_embeddings, pooled), {}
-        routed = self.router(lr_image, uncertainty_map)
-        weights = {name: routed[name] for name in modalities}
-        scaled = {name: w.flatten(1) * (strengths or {}).get(name, 1.0) for name, w in weights.items()}
+            return Prepared(lr_latent, None, text_embeddings, pooled)
+        scaled = {name: expert_weights[name].flatten(1) * (strengths or {}).get(name, 1.0) for name in modalities}
         z = self.denoiser.embed_latent(lr_latent)
-        fusion = self.fusion.prepare(z, modalities, scaled)
-        return Prepared(lr_latent, fusion, text_embeddings, pooled), weights
+        return Prepared(lr_latent, self.fusion.prepare(z, modalities, scaled), text_embeddings, pooled)
 
     def velocity(self, noisy_latent: Tensor, prepared: Prepared, sigma: Tensor) -> Tensor:
         """One denoising step's velocity (B, C, h, w) at sigma (B,) in [0, 1]."""

@@ -1,4 +1,4 @@
-"""One region of an image: routed and denoised in overlapping tiles that are blended at every step."""
+"""One region of an image: routed as a whole, denoised in overlapping tiles that are blended at every step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ class Crops:
     overlap: int
     conditional: Prepared
     unconditional: Prepared | None  # only with classifier-free guidance
-    expert_weights: dict[str, Tensor]  # (1, rows, columns), blended over the tiles
+    expert_weights: dict[str, Tensor]  # (1, rows, columns) each, the router's own, in [0, 1]
 
     def blend(self, values: Tensor, scale: int) -> Tensor:
         accumulator = BlendAccumulator(self.plan, self.rows, self.columns, self.overlap, scale)
@@ -49,7 +49,7 @@ class Region:
         strengths: dict[str, float],
         cfg_scale: float,
     ) -> Crops:
-        """Cuts everything into tiles of the training size, routes them and projects Q, K, V: once for all steps."""
+        """Routes the region as a whole, cuts it into tiles of the training size and projects Q, K, V: all of it once."""
         sampler = network.config.sampler
         rows, columns = self.lr_image.shape[-2] // 4, self.lr_image.shape[-1] // 4
         overlap = sampler.overlap // CELLS
@@ -61,15 +61,22 @@ class Region:
             return torch.cat([crop(image, tile, cells) for tile in plan])
 
         lr_latent = cut(network.codec.normalise(network.codec.encode(upscaled)))
-        tiles = (cut(self.lr_image), cut(uncertainty_map), {n: cut(m) for n, m in modalities.items()})
-        conditional, weights = network.prepare(lr_latent, *tiles, self.text_ids.expand(len(plan), -1), strengths)
+        # the router sees more than a tile: its weights have no borders where the tiles have
+        routed = network.router(self.lr_image, uncertainty_map) if modalities else {}
+        weights = {name: routed[name] for name in modalities}
+        conditional = network.prepare(
+            lr_latent,
+            {name: cut(modality) for name, modality in modalities.items()},
+            {name: cut(weight[:, None])[:, 0] for name, weight in weights.items()},
+            self.text_ids.expand(len(plan), -1),
+            strengths,
+        )
         unconditional = None
         if cfg_scale > 1:
             # whether the modalities are dropped with the text is not said; they are kept, as DiT4SR keeps L
             text, pooled = network.text_encoder(self.null_ids.expand(len(plan), -1))
             unconditional = replace(conditional, text_embeddings=text, pooled=pooled)
-        crops = Crops(plan, rows, columns, overlap, conditional, unconditional, {})
-        return replace(crops, expert_weights={n: crops.blend(w[:, None], 1)[:, 0] for n, w in weights.items()})
+        return Crops(plan, rows, columns, overlap, conditional, unconditional, weights)
 
 
 def crop(image: Tensor, tile: Tile, cells: int) -> Tensor:

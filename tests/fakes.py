@@ -29,6 +29,7 @@ from jobs import (
     Trust,
     UpscaleRequest,
     WorkerHeartbeat,
+    dispatched_job,
     input_key,
     map_key,
     new_job_id,
@@ -85,7 +86,7 @@ class FakeWorker:
     def take(self) -> str | None:
         """The next job id of the queue, or None."""
         raw = self._redis.lpop(f"rq:queue:{queue_name(self._profile)}")
-        return raw.decode() if raw else None
+        return dispatched_job(raw.decode()) if raw else None
 
     def run_next(self, attempt_id: str = "attempt-1", step_seconds: float = 0.0) -> JobRecord | None:
         """Run the next job to its end; its record after, or None when there was nothing to run."""
@@ -99,7 +100,7 @@ class FakeWorker:
                 self.store.finish(record.id, attempt_id, JobStatus.CANCELED, JobOutcome())
                 return self.store.get(record.id)
             time.sleep(step_seconds)
-        self.store.finish(record.id, attempt_id, JobStatus.SUCCEEDED, self._publish(record))
+        self.store.finish(record.id, attempt_id, JobStatus.SUCCEEDED, self._publish(record, attempt_id))
         return self.store.get(record.id)
 
     @contextlib.contextmanager
@@ -120,7 +121,7 @@ class FakeWorker:
             is_over.set()
             thread.join()
 
-    def _publish(self, record: JobRecord) -> JobOutcome:
+    def _publish(self, record: JobRecord, attempt_id: str) -> JobOutcome:
         data = self._blobs.get(input_key(record.id))
         assert data is not None
         size = record.options.output_size(record.input.width, record.input.height)
@@ -128,11 +129,11 @@ class FakeWorker:
             sr_image = lr_image.convert("RGB").resize(size, Image.Resampling.NEAREST)
         file = io.BytesIO()
         sr_image.save(file, "PNG")
-        self._blobs.put(result_key(record.id), file.getvalue())
+        self._blobs.put(result_key(record.id, attempt_id), file.getvalue())
         values = io.BytesIO()
         np.save(values, np.full((3, 4), 0.5, dtype=np.float32))
-        self._blobs.put(map_key(record.id, "depth", "npy"), values.getvalue())
-        self._blobs.put(map_key(record.id, "depth", "png"), picture(4, 3))
+        self._blobs.put(map_key(record.id, attempt_id, "depth", "npy"), values.getvalue())
+        self._blobs.put(map_key(record.id, attempt_id, "depth", "png"), picture(4, 3))
         return JobOutcome(
             result=ResultInfo(
                 width=size[0],

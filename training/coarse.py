@@ -14,7 +14,7 @@ from evaluation.lpips import LpipsSqueeze
 from models.checkpoint import read_config, read_tensors, save_checkpoint
 from models.routing.coarse import CoarseConfig, CoarseNetwork
 from training.loop import LoopConfig, Trainer
-from training.losses import charbonnier, grid_loss, robust_perceptual
+from training.losses import charbonnier, edge_loss, grid_loss, robust_perceptual
 from training.pairs import PairDataset
 from training.validation import Validation
 
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--lpips", type=Path, help="weights of LPIPS-squeeze, .npz")
     parser.add_argument("--lpips-weight", type=float, default=0.0)
     parser.add_argument("--grid-weight", type=float, default=0.1, help="joins the perceptual term")
+    parser.add_argument("--edge-weight", type=float, default=0.02, help="joins the perceptual term")
     parser.add_argument("--init", type=Path, help="start from this checkpoint")
     parser.add_argument("--num-steps", type=int, default=200_000)
     parser.add_argument("--minutes", type=float, default=60.0)
@@ -59,7 +60,9 @@ def train(args: argparse.Namespace) -> None:
         if perceptual is not None:
             losses["lpips"] = robust_perceptual(perceptual, sr_image, hr_image, generator)
             losses["grid"] = grid_loss(sr_image, hr_image)
-            losses["loss"] = losses["pixel"] + args.lpips_weight * losses["lpips"] + args.grid_weight * losses["grid"]
+            losses["edge"] = edge_loss(sr_image, hr_image, generator)
+            weights = {"lpips": args.lpips_weight, "grid": args.grid_weight, "edge": args.edge_weight}
+            losses["loss"] = losses["pixel"] + sum(weight * losses[name] for name, weight in weights.items())
         return losses
 
     validation = None

@@ -1,11 +1,12 @@
 """Stage 3b: router, experts, temperatures, text encoder and denoiser, on frozen coarse and perception networks.
 
 python -m training.denoiser --pairs DIR --features DIR --coarse FILE --perception FILE --names FILE --out DIR
-    [--validation DIR --lpips FILE] [--minutes N]
+    [--init PROFILE] [--validation DIR --lpips FILE] [--minutes N]
 """
 
 import argparse
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from models.requests import UpscaleOptions
 from models.routing.coarse import CoarseConfig
 from training.guided import GuidedBatch, GuidedPairs
 from training.loop import LoopConfig, Trainer
-from training.losses import grid_loss, robust_perceptual
+from training.losses import edge_loss, grid_loss, robust_perceptual
 from training.validation import Validation, to_tensor
 
 TOKENS, MARGIN = 12, 2  # a crop of 192 px, seen with 32 px around it
@@ -50,6 +51,7 @@ class GuidedConfig:
     velocity_weight: float = 0.02
     lpips_weight: float = 0.0
     grid_weight: float = 0.1  # joins the perceptual term
+    edge_weight: float = 0.02  # joins the perceptual term
     unbiased_weight: float = 0.05
     mean_weight: float = 0.5  # w_bar of the theorem's unbiasedness constraint E[w] = w_bar
 
@@ -58,6 +60,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("pairs", "features", "coarse", "perception", "names", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--init", type=Path, help="go on from this profile's folder, with the networks named above")
+    parser.add_argument("--freeze-router", action="store_true", help="after training.router")
     parser.add_argument("--validation", type=Path, help="folder with hr/ and lr_real/")
     parser.add_argument("--validation-limit", type=int)
     parser.add_argument("--lpips", type=Path, help="weights of LPIPS-squeeze, .npz")
@@ -128,13 +132,23 @@ def build(args: argparse.Namespace, dataset: GuidedPairs) -> tuple[M3ESR, Tokeni
     network.coarse.load_state_dict(read_tensors(args.coarse))
     network.perception.load_state_dict(perception.state_dict())
     network.denoiser.reset_for_training()
-    for part in (network.coarse, network.perception):
+    if args.init:
+        network.load_state_dict(learned_tensors(args.init), strict=False)
+        shutil.copy(args.init / "tokenizer.json", args.out)
+    else:
+        fit_codec(network, dataset)
+    for part in (network.coarse, network.perception, *([network.router] if args.freeze_router else [])):
         part.requires_grad_(False)
-    fit_codec(network, dataset)
     vocabulary = args.out / "tokenizer.json"
     if not vocabulary.exists():
         train_tokenizer([*dataset.all_captions(), *EXTRA_CAPTIONS * 50], TextConfig()).save(str(vocabulary))
     return network, Tokenizer.from_file(str(vocabulary))
+
+
+def learned_tensors(profile: Path) -> dict[str, Tensor]:
+    """What this stage learned in an earlier run: everything but the coarse and the perception network."""
+    tensors = read_tensors(profile / "compact.safetensors")
+    return {name: t for name, t in tensors.items() if not name.startswith(("coarse.", "perception."))}
 
 
 def fit_codec(network: M3ESR, dataset: GuidedPairs) -> None:
@@ -155,12 +169,12 @@ def save(folder: Path, network: nn.Module, tokenizer: Tokenizer) -> None:
 
 @dataclass(frozen=True)
 class Seen:
-    """A batch after the frozen parts, T tokens a side."""
+    """A batch after the frozen parts, T tokens a side, with a margin of m = MARGIN where it says so."""
 
-    lr_image: Tensor  # (B, 3, 4T, 4T)
+    lr_image: Tensor  # (B, 3, 4(T + 2m), .), margin and all: the router looks around
     hr_image: Tensor  # (B, 3, 16T, 16T)
     coarse_sr: Tensor  # (B, 3, 16T, 16T)
-    uncertainty_map: Tensor  # (B, 1, T, T)
+    uncertainty_map: Tensor  # (B, 1, T + 2m, .), likewise
     lr_latent: Tensor  # (B, C, 2T, 2T), normalised
     start: Tensor  # (B, C, 2T, 2T), whitened residual of the coarse image
     clean: Tensor  # (B, C, 2T, 2T), whitened residual of the HR image
@@ -184,7 +198,7 @@ class GuidedStage:
 
     @torch.no_grad()
     def see(self, batch: GuidedBatch) -> Seen:
-        """Everything that the frozen parts make of a batch, margins cut."""
+        """Everything that the frozen parts make of a batch, margins cut but for the router's."""
         network, codec = self.network, self.network.codec
         upscaled, coarse_sr, uncertainty_map = network.estimate(batch.lr_image)
         lr_latent, start = network.latents(upscaled, coarse_sr)
@@ -196,10 +210,10 @@ class GuidedStage:
             "dino": batch.dino,
         }
         return Seen(
-            lr_image=inner(batch.lr_image, 4),
+            lr_image=batch.lr_image,
             hr_image=inner(batch.hr_image, 16),
             coarse_sr=inner(coarse_sr, 16),
-            uncertainty_map=inner(uncertainty_map, 1),
+            uncertainty_map=uncertainty_map,
             lr_latent=inner(lr_latent, 2),
             start=inner(start, 2),
             clean=inner(clean, 2),
@@ -226,8 +240,9 @@ class GuidedStage:
         if self.perceptual is not None:
             losses["lpips"] = robust_perceptual(self.perceptual, sr_image, seen.hr_image, self.generator)
             losses["grid"] = grid_loss(sr_image, seen.hr_image)
-            penalties = config.lpips_weight * losses["lpips"] + config.grid_weight * losses["grid"]
-            losses["loss"] = losses["loss"] + penalties
+            losses["edge"] = edge_loss(sr_image, seen.hr_image, self.generator)
+            weights = {"lpips": config.lpips_weight, "grid": config.grid_weight, "edge": config.edge_weight}
+            losses["loss"] = losses["loss"] + sum(weight * losses[name] for name, weight in weights.items())
         return losses
 
     def text_ids(self, batch: GuidedBatch) -> Tensor:
@@ -237,9 +252,9 @@ class GuidedStage:
     def losses(self, batch: GuidedBatch) -> dict[str, Tensor]:
         seen, config = self.see(batch), self.config
         modalities = self.drop(seen.modalities)
-        prepared, weights = self.network.prepare(
-            seen.lr_latent, seen.lr_image, seen.uncertainty_map, modalities, self.text_ids(batch)
-        )
+        routed = self.network.router(seen.lr_image, seen.uncertainty_map) if modalities else {}
+        weights = {name: inner(routed[name], 1) for name in modalities}
+        prepared = self.network.prepare(seen.lr_latent, modalities, weights, self.text_ids(batch))
         noisy, sigma, target = self.noisy_latent(seen)
         velocity = self.network.velocity(noisy, prepared, sigma)
         losses = self.image_losses(seen, noisy, sigma, velocity)

@@ -26,6 +26,29 @@ class GuidedBatch:
     captions: list[str]
 
 
+def quarter(batch: GuidedBatch, margin: int) -> GuidedBatch:
+    """One crop of 2T tokens a side with its margin -> its four quarters of T tokens, each with its margin.
+
+    Row by row: top left, top right, bottom left, bottom right.
+    """
+    half = batch.dino.shape[-1] // 2
+
+    def cut(image: Tensor, border: int) -> Tensor:
+        """`border`: margin in tokens on each side of the whole and of each quarter."""
+        cells = image.shape[-1] // (2 * half + 2 * border)
+        side, step = (half + 2 * border) * cells, half * cells
+        return torch.cat([image[..., y : y + side, x : x + side] for y in (0, step) for x in (0, step)])
+
+    return GuidedBatch(
+        lr_image=cut(batch.lr_image, margin),
+        hr_image=cut(batch.hr_image, margin),
+        dino=cut(batch.dino, 0),
+        segmentation=cut(batch.segmentation, 0),
+        depth=cut(batch.depth, 0),
+        captions=batch.captions * 4,
+    )
+
+
 class GuidedPairs:
     """Reads a folder of `training.pairs` beside the folder of `training.features` made from it."""
 

@@ -4,10 +4,14 @@
 
 With everything else frozen, the marginal gain of modality m at patch i is Delta = -<grad_h loss(h_static), E_m> at the
 static fusion h_static = z + sum w_bar E_m. Maximising Cov(w, Delta) with a quadratic price on w - w_bar makes w - w_bar
-the router's estimate of the expected gain, standardised per modality; centring Delta keeps E[w] = w_bar.
+the router's estimate of the expected gain, standardised per modality and divided by the price; centring Delta keeps
+E[w] = w_bar. The theorem sets no price; without one every weight would end at 0 or 1.
+
+The router looks at four times the area of the denoiser's crop: the gains of four neighbouring crops, one view.
 """
 
 import argparse
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +21,8 @@ from torch import Tensor, nn
 
 from evaluation.lpips import LpipsSqueeze
 from models.pipeline import Upscaler
-from training.denoiser import MARGIN, TOKENS, GuidedConfig, GuidedStage, save
-from training.guided import GuidedBatch, GuidedPairs
+from training.denoiser import MARGIN, TOKENS, GuidedConfig, GuidedStage, inner, save
+from training.guided import GuidedBatch, GuidedPairs, quarter
 from training.loop import LoopConfig, Trainer
 
 MOMENTUM = 0.98  # of the running mean and deviation of the gains
@@ -33,8 +37,8 @@ class MarginalGains:
         self.mean: Tensor | None = None
         self.square: Tensor | None = None
 
-    def measure(self, batch: GuidedBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """(lr_image, uncertainty_map, gains (B, P) per modality) of a batch."""
+    def measure(self, batch: GuidedBatch) -> dict[str, Tensor]:
+        """Gains (B, P) of a batch per modality."""
         stage, network = self.stage, self.stage.network
         seen = stage.see(batch)
         noisy, sigma, _ = stage.noisy_latent(seen)
@@ -49,7 +53,7 @@ class MarginalGains:
         velocity = network.denoiser(noisy, seen.lr_latent, text, pooled, 1000 * sigma, fused)
         loss = stage.image_losses(seen, noisy, sigma, velocity)["loss"]
         (gradient,) = torch.autograd.grad(loss, fused)
-        return seen.lr_image, seen.uncertainty_map, {n: -(gradient * read).sum(-1) for n, read in reads.items()}
+        return {name: -(gradient * read).sum(-1) for name, read in reads.items()}
 
     def standardise(self, gains: dict[str, Tensor]) -> Tensor:
         """(M, B, P) with mean 0 and deviation 1 over the run, clipped."""
@@ -62,11 +66,18 @@ class MarginalGains:
         return standard.clamp(-MAX_STANDARDISED, MAX_STANDARDISED)
 
 
-def router_losses(weights: Tensor, gains: Tensor, mean_weight: float) -> dict[str, Tensor]:
+def join_quarters(gains: Tensor) -> Tensor:
+    """(M, 4, P) of `training.guided.quarter`'s crops -> (M, 1, 4 P), the patches of the whole in rows."""
+    side = math.isqrt(gains.shape[-1])
+    quarters = gains.unflatten(2, (side, side)).unflatten(1, (2, 2))  # (M, vertical, horizontal, T, T)
+    return quarters.permute(0, 1, 3, 2, 4).reshape(len(gains), 1, -1)
+
+
+def router_losses(weights: Tensor, gains: Tensor, mean_weight: float, price: float = 1.0) -> dict[str, Tensor]:
     """Of weights and standardised gains (M, B, P). "gamma" is the covariance summed over modalities, to be large."""
     offset = weights - mean_weight
     gamma = (offset * gains).mean((1, 2))
-    return {"loss": (0.5 * offset.square().mean((1, 2)) - gamma).sum(), "gamma": gamma.sum()}
+    return {"loss": (0.5 * price * offset.square().mean((1, 2)) - gamma).sum(), "gamma": gamma.sum()}
 
 
 def main() -> None:
@@ -75,9 +86,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--lpips", type=Path)
     parser.add_argument("--lpips-weight", type=float, default=0.02)
+    parser.add_argument("--price", type=float, default=0.1, help="of a weight's square distance from its mean")
     parser.add_argument("--num-steps", type=int, default=20_000)
     parser.add_argument("--minutes", type=float, default=15.0)
-    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=1)
     train(parser.parse_args())
@@ -94,11 +105,13 @@ def train(args: argparse.Namespace) -> None:
     dataset, rng = GuidedPairs(args.pairs, args.features), np.random.default_rng(args.seed)
 
     def step(router: nn.Module) -> dict[str, Tensor]:
-        batch = dataset.sample_batch(rng, args.batch_size, TOKENS, MARGIN)
-        lr_image, uncertainty_map, measured = gains.measure(batch)
-        weights = router(lr_image, uncertainty_map)
-        stacked = torch.stack([weights[name].flatten(1) for name in measured])
-        losses = router_losses(stacked, gains.standardise(measured), config.mean_weight)
+        batch = dataset.sample_batch(rng, 1, 2 * TOKENS, MARGIN)
+        with torch.no_grad():
+            _, _, uncertainty_map = network.estimate(batch.lr_image)
+        measured = gains.measure(quarter(batch, MARGIN))
+        weights = router(batch.lr_image, uncertainty_map)
+        stacked = torch.stack([inner(weights[name], 1).flatten(1) for name in measured])
+        losses = router_losses(stacked, join_quarters(gains.standardise(measured)), config.mean_weight, args.price)
         return losses | {"deviation": stacked.std()}
 
     loop = LoopConfig(
@@ -110,7 +123,7 @@ def train(args: argparse.Namespace) -> None:
         ema_decay=0.99,
         log_every=25,
     )
-    trained = Trainer(network.router, loop, args.out, args.batch_size).run(step)
+    trained = Trainer(network.router, loop, args.out, batch_size=4).run(step)
     network.router.load_state_dict(trained.state_dict())
     save(args.out, network, upscaler.tokenizer)
 

@@ -1,8 +1,13 @@
-"""Starting a worker: load and warm the networks, say so, then run jobs until a signal."""
+"""A worker process: load and warm the networks, say so, then run jobs until a signal.
+
+`worker.supervisor` starts it and watches it; without one (`python -m worker.main`) it works just as well, but nobody
+restarts it.
+"""
 
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -31,6 +36,7 @@ from jobs import (
 from worker import results, tasks
 from worker.logs import configure_logs
 from worker.metrics import MetricsServer, WorkerMetrics
+from worker.pulse import ALIVE, READY, WORKER_ID, Pulse
 from worker.queue import UpscaleWorker, request_stop
 from worker.runner import JobRunner, StopFlag
 from worker.upscaler import Upscaler
@@ -59,11 +65,12 @@ def run(settings: Settings, profile: str | None = None, *, load: LoadUpscaler = 
 
     Raises SystemExit with one clear line when it cannot start.
     """
-    profile = _check_profile(settings, profile)
+    profile = check_profile(settings, profile)
     redis = connect(settings.redis_url, timeout_seconds=None)
     _check_redis(redis, settings)
     configure_logs(settings.log_level)
-    stop = StopFlag()
+    stop, pulse = StopFlag(), Pulse.from_environment()
+    worker_id = os.environ.get(WORKER_ID) or new_worker_id()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: request_stop(stop))
     with ExitStack() as stack:
@@ -74,12 +81,21 @@ def run(settings: Settings, profile: str | None = None, *, load: LoadUpscaler = 
         metrics.model_loaded.labels(profile).set(1)
         queue = JobQueue(redis, job_timeout_seconds=settings.job_timeout_seconds)
         blobs = _open_blobs(settings)
-        tasks.bind(JobRunner(settings, JobStore(redis), blobs, {profile: upscaler}, metrics, stop))
+        runner = JobRunner(
+            settings, JobStore(redis), queue, blobs, {profile: upscaler}, metrics, stop, worker_id, pulse
+        )
+        tasks.bind(runner)
         stack.callback(tasks.bind, None)
-        stack.enter_context(Heartbeat(settings, profile, upscaler))
+        stack.enter_context(Heartbeat(settings, profile, upscaler, worker_id, pulse))
+        pulse.send(READY)
         log.info("ready", **upscaler.describe())
-        work(redis, profile, queue, stop)
+        work(redis, profile, stop)
     log.info("stopped")
+
+
+def new_worker_id() -> str:
+    """A name for one worker process; `worker.health` reads the host from it."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def warm_up(upscaler: Upscaler) -> None:
@@ -88,11 +104,11 @@ def warm_up(upscaler: Upscaler) -> None:
     upscaler.upscale(lr_image, results.upscale_options(UpscaleRequest(), WARM_UP_SIDE, WARM_UP_SIDE))
 
 
-def work(redis: RedisClient, profile: str, queue: JobQueue, stop: StopFlag) -> None:
+def work(redis: RedisClient, profile: str, stop: StopFlag) -> None:
     """Run jobs until `stop`; RQ's own loop gives up when Redis goes away, this one starts it again."""
     while not stop.is_stopping:
         try:
-            UpscaleWorker(redis, profile, queue, stop).work(logging_level=None)
+            UpscaleWorker(redis, profile, stop).work(logging_level=None)
         except REDIS_AWAY as error:
             log.warning("redis_away", reason=str(error), retry_seconds=RECONNECT_SECONDS)
         if not stop.is_stopping:
@@ -102,13 +118,14 @@ def work(redis: RedisClient, profile: str, queue: JobQueue, stop: StopFlag) -> N
 class Heartbeat:
     """While entered, says every few seconds that this worker lives and is ready; on exit, that it left."""
 
-    def __init__(self, settings: Settings, profile: str, upscaler: Upscaler) -> None:
+    def __init__(self, settings: Settings, profile: str, upscaler: Upscaler, worker_id: str, pulse: Pulse) -> None:
         description = upscaler.describe()
         self._ttl_seconds = settings.heartbeat_seconds
+        self._pulse = pulse
         # A connection of its own with short waits: the worker's blocks on the queue.
         self._registry = HeartbeatRegistry(connect(settings.redis_url))
         self._worker = WorkerHeartbeat(
-            id=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
+            id=worker_id,
             profiles=(profile,),
             is_ready=True,
             device=str(description.get("device", settings.device)),
@@ -132,6 +149,7 @@ class Heartbeat:
 
     def _beat_on(self) -> None:
         while not self._is_over.is_set():
+            self._pulse.send(ALIVE)
             try:
                 self._registry.beat(self._worker, ttl_seconds=self._ttl_seconds)
             except REDIS_AWAY as error:
@@ -139,7 +157,7 @@ class Heartbeat:
             self._is_over.wait(self._ttl_seconds / 5)
 
 
-def _check_profile(settings: Settings, profile: str | None) -> str:
+def check_profile(settings: Settings, profile: str | None) -> str:
     if profile is None and len(settings.profiles) > 1:
         raise SystemExit(
             f"A worker serves one profile and M3ESR_PROFILES names {', '.join(settings.profiles)}: "
@@ -180,4 +198,4 @@ def _open_blobs(settings: Settings) -> BlobStore:
 
 
 if __name__ == "__main__":
-    run(Settings())
+    run(Settings(), sys.argv[1] if len(sys.argv) > 1 else None)

@@ -28,7 +28,7 @@ class RunPutBack(Exception):
 class ProgressReporter:
     """Called by the network at each step; raises RunCanceled, RunFenced or RunPutBack between steps.
 
-    must_put_back: asked at each step. clock: seconds, never going back.
+    on_progress: called at each step. must_put_back: asked at each step. clock: seconds, never going back.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class ProgressReporter:
         attempt_id: str,
         metrics: WorkerMetrics,
         *,
+        on_progress: Callable[[], None] = lambda: None,
         must_put_back: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -45,6 +46,7 @@ class ProgressReporter:
         self._job_id = job_id
         self._attempt_id = attempt_id
         self._metrics = metrics
+        self._on_progress = on_progress
         self._must_put_back = must_put_back
         self._clock = clock
         self._stage = ""
@@ -54,6 +56,7 @@ class ProgressReporter:
     def __call__(self, event: ProgressEvent) -> None:
         """Take one step of the network."""
         now = self._clock()
+        self._on_progress()
         self._measure_step(event, now)
         if self._must_put_back():
             raise RunPutBack
@@ -64,6 +67,7 @@ class ProgressReporter:
 
     def report(self, stage: str, step: int, num_steps: int, fraction: float) -> None:
         """Tell the record at once, and stop when it says so."""
+        self._on_progress()
         progress = Progress(stage=stage, step=step, num_steps=num_steps, fraction=min(max(fraction, 0.0), 1.0))
         try:
             signal = self._store.report_progress(self._job_id, self._attempt_id, progress)

@@ -10,7 +10,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker
 
-from jobs import TASK_NAME, JobQueue, RedisClient, queue_name
+from jobs import TASK_NAME, RedisClient, queue_name
 from worker import tasks
 from worker.runner import StopFlag
 
@@ -62,7 +62,7 @@ class UpscaleWorker(SimpleWorker):
 
     max_connection_wait_time = 5.0
 
-    def __init__(self, redis: RedisClient, profile: str, queue: JobQueue, stop: StopFlag) -> None:
+    def __init__(self, redis: RedisClient, profile: str, stop: StopFlag) -> None:
         super().__init__(
             [queue_name(profile)],
             connection=redis,
@@ -71,7 +71,6 @@ class UpscaleWorker(SimpleWorker):
             worker_ttl=WORKER_TTL_SECONDS,
             log_job_description=False,
         )
-        self._upscale_queue = queue
         self._stop = stop
 
     @property
@@ -87,14 +86,6 @@ class UpscaleWorker(SimpleWorker):
         RQ's own handler raises out of the blocking dequeue, which can drop the job just received (rq#2236).
         """
         request_stop(self._stop)
-
-    def execute_job(self, job: Any, queue: Any) -> None:
-        """Run `job` here, and enqueue it anew when it was put back."""
-        super().execute_job(job, queue)
-        put_back, self._stop.put_back = self._stop.put_back, None
-        if put_back is not None:
-            # Only now: RQ deletes its own copy of a job at the end of the run.
-            self._upscale_queue.enqueue(put_back, at_front=True)
 
     def subscribe(self) -> None:
         """Nothing: RQ's commands come from whoever can publish; ours are signals."""

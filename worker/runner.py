@@ -15,6 +15,7 @@ from jobs import (
     ErrorInfo,
     JobError,
     JobOutcome,
+    JobQueue,
     JobRecord,
     JobStatus,
     JobStore,
@@ -25,8 +26,10 @@ from jobs import (
 )
 from worker import results
 from worker.failures import as_job_error
+from worker.lease import LeaseKeeper
 from worker.metrics import WorkerMetrics
 from worker.progress import ProgressReporter, RunCanceled, RunFenced, RunPutBack
+from worker.pulse import Pulse
 from worker.upscaler import Upscaler
 
 # How long the end of a run waits for Redis to come back before it is given up; the work is done by then.
@@ -37,53 +40,68 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class StopFlag:
-    """What the signals asked for, and the job that was put back because of them, to be enqueued anew."""
+    """What the signals asked for: to take no more jobs, and to put the running one back."""
 
     is_stopping: bool = False
     is_put_back_asked: bool = False
-    put_back: JobRecord | None = None
 
 
 @dataclass(frozen=True)
 class JobRunner:
-    """Runs jobs with preloaded networks. upscalers: by profile."""
+    """Runs jobs with preloaded networks. upscalers: by profile. worker_id: told in the lease as its holder."""
 
     settings: Settings
     store: JobStore
+    queue: JobQueue
     blobs: BlobStore
     upscalers: Mapping[str, Upscaler]
     metrics: WorkerMetrics
     stop: StopFlag = field(default_factory=StopFlag)
+    worker_id: str = ""
+    pulse: Pulse = field(default_factory=lambda: Pulse(None))
     sleep: Callable[[float], None] = time.sleep
 
     def run(self, job_id: str) -> None:
-        """Run a job to its end, or leave it in `stop.put_back`.
+        """Run a job to its end, or put it back.
 
         Raises the connection errors of redis-py when Redis stays away.
         """
         attempt_id = uuid.uuid4().hex
         with structlog.contextvars.bound_contextvars(job_id=job_id, attempt_id=attempt_id):
-            record = self.store.begin_attempt(job_id, attempt_id)
+            record = self.store.begin_attempt(
+                job_id, attempt_id, holder=self.worker_id, lease_seconds=self.settings.lease_seconds
+            )
             if record is None:
-                log.info("nothing_to_run")  # canceled while it waited, or deleted
+                log.info("nothing_to_run")  # canceled while it waited, deleted, or another worker has it
                 return
             log.info("job_started", profile=record.profile, attempt=record.attempts)
-            with self.metrics.busy.track_inprogress():
-                self._run_attempt(record, attempt_id)
+            with self.metrics.busy.track_inprogress(), self._lease(record, attempt_id) as lease:
+                self._run_attempt(record, attempt_id, lease)
 
-    def _run_attempt(self, record: JobRecord, attempt_id: str) -> None:
+    def _lease(self, record: JobRecord, attempt_id: str) -> LeaseKeeper:
+        return LeaseKeeper(
+            self.store,
+            record.id,
+            attempt_id,
+            lease_seconds=self.settings.lease_seconds,
+            stall_seconds=self.settings.stall_seconds,
+            pulse=self.pulse,
+        )
+
+    def _run_attempt(self, record: JobRecord, attempt_id: str, lease: LeaseKeeper) -> None:
         started = time.monotonic()
         try:
-            outcome = self._produce(record, attempt_id)
+            outcome = self._produce(record, attempt_id, lease)
             status = JobStatus.SUCCEEDED
         except RunPutBack:
             is_released = self._persist(lambda: self.store.release(record.id, attempt_id))
             log.info("job_put_back", is_released=is_released)
-            self.stop.put_back = record if is_released else None
+            if is_released:
+                self._persist(lambda: self.queue.enqueue(record, at_front=True))
             return
         except RunFenced:
             log.warning("job_fenced")  # another attempt holds it, or it was deleted: nothing to say about it
-            self._sweep_if_gone(record)
+            self._sweep(record, attempt_id)
             return
         except RunCanceled:
             outcome, status = JobOutcome(), JobStatus.CANCELED
@@ -95,8 +113,8 @@ class JobRunner:
         is_published = self._persist(lambda: self.store.finish(record.id, attempt_id, status, outcome))
         if is_published:
             self._count(record, status, outcome)
-        else:
-            self._sweep_if_gone(record)
+        if not is_published or record.attempts > 1:
+            self._sweep(record, attempt_id)
         log.info(
             "job_ended",
             status=status.value,
@@ -106,7 +124,7 @@ class JobRunner:
             seconds=round(time.monotonic() - started, 3),
         )
 
-    def _produce(self, record: JobRecord, attempt_id: str) -> JobOutcome:
+    def _produce(self, record: JobRecord, attempt_id: str, lease: LeaseKeeper) -> JobOutcome:
         """The outcome of a successful run, its files stored."""
         request, timings = record.options, dict[str, float]()
         reporter = ProgressReporter(
@@ -114,6 +132,7 @@ class JobRunner:
             record.id,
             attempt_id,
             self.metrics,
+            on_progress=lease.touch,
             must_put_back=lambda: self.stop.is_put_back_asked,
         )
         upscaler = self.upscalers.get(record.profile)
@@ -129,10 +148,10 @@ class JobRunner:
             maps = results.render_maps(result) if request.maps else {}
         with _timed(timings, "encode"):
             image = results.encode(result, request, source)
-        # The last look before files change: a late attempt must not overwrite those of its successor.
+        # A last look, so that a late run does not store what nobody will read.
         reporter.report("publish", 0, 1, 1.0)
         with _timed(timings, "store"):
-            self._put_files(record.id, image, maps)
+            self._put_files(record.id, attempt_id, image, maps)
         return results.build_outcome(result, request, image, maps, timings, upscaler.describe())
 
     def _read_input(self, record: JobRecord) -> Any:
@@ -141,11 +160,11 @@ class JobRunner:
             raise JobError("storage-unavailable", "The uploaded image is no longer in the storage.")
         return results.decode(data, self.settings.max_input_pixels)
 
-    def _put_files(self, job_id: str, image: bytes, maps: dict[str, results.RenderedMap]) -> None:
+    def _put_files(self, job_id: str, attempt_id: str, image: bytes, maps: dict[str, results.RenderedMap]) -> None:
         for name, rendered in maps.items():
-            self.blobs.put(map_key(job_id, name, "png"), rendered.png)
-            self.blobs.put(map_key(job_id, name, "npy"), rendered.npy)
-        self.blobs.put(result_key(job_id), image)
+            self.blobs.put(map_key(job_id, attempt_id, name, "png"), rendered.png)
+            self.blobs.put(map_key(job_id, attempt_id, name, "npy"), rendered.npy)
+        self.blobs.put(result_key(job_id, attempt_id), image)
 
     def _persist(self, write: Callable[[], T]) -> T:
         """Do `write`, waiting for a Redis that is away: minutes of work hang on this one call."""
@@ -157,13 +176,22 @@ class JobRunner:
                 self.sleep(seconds)
         return write()
 
-    def _sweep_if_gone(self, record: JobRecord) -> None:
-        """Delete the files of a job that was deleted while it ran; nobody else knows of them."""
+    def _sweep(self, record: JobRecord, attempt_id: str) -> None:
+        """Delete the files that nobody will read: of a deleted job all, of a late run its own, else of dead runs."""
         try:
-            if self.store.get(record.id) is None:
+            now = self.store.get(record.id)
+            if now is None:
                 self.blobs.delete_prefix(record.id)
+            elif now.attempt_id != attempt_id or not now.status.is_final:
+                self.blobs.delete_prefix(record.id, attempt_id)
+            else:
+                runs = {key.split("/")[1] for key in self.blobs.keys(record.id) if key.count("/") > 1}
+                for other in runs - {attempt_id}:
+                    self.blobs.delete_prefix(record.id, other)
         except JobError as error:
             log.warning("sweep_failed", reason=error.detail)
+        except REDIS_AWAY as error:
+            log.warning("sweep_failed", reason=str(error))
 
     def _count(self, record: JobRecord, status: JobStatus, outcome: JobOutcome) -> None:
         reason = outcome.error.code if outcome.error else ""

@@ -39,7 +39,7 @@ def read_result(job_id: str, context: ContextDep, if_none_match: Annotated[str |
         return Response(status_code=304, headers=headers)
     suffix = result.content_type.removeprefix("image/")
     headers["Content-Disposition"] = f'inline; filename="{job_id}.{suffix}"'
-    data = _require_blob(context, result_key(job_id))
+    data = _require_blob(context, result_key(job_id, _run_of(record)))
     return Response(data, media_type=result.content_type, headers=headers)
 
 
@@ -59,7 +59,7 @@ def read_map(job_id: str, name: str, context: ContextDep, accept: Annotated[str,
         has = ", ".join(record.outcome.maps) or "none"
         raise JobError("map-not-found", f"'{name}' is not a map of this job. It has: {has}.")
     is_npy = suffix == "npy" or (not suffix and NPY in accept)
-    data = _require_blob(context, map_key(job_id, bare, "npy" if is_npy else "png"))
+    data = _require_blob(context, map_key(job_id, _run_of(record), bare, "npy" if is_npy else "png"))
     headers = {"Cache-Control": "private, max-age=3600", "Vary": "Accept"}
     return Response(data, media_type=NPY if is_npy else PNG, headers=headers)
 
@@ -72,6 +72,12 @@ def _require_succeeded(context: Context, job_id: str) -> JobRecord:
         error = record.outcome.error
         raise JobError(code, error.detail if error else f"The job is {record.status.value}.")
     return record
+
+
+def _run_of(record: JobRecord) -> str:
+    """The run whose files are the published ones."""
+    assert record.attempt_id is not None  # only a run can make a job succeed
+    return record.attempt_id
 
 
 def _require_blob(context: Context, key: str) -> bytes:

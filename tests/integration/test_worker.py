@@ -3,6 +3,7 @@
 import hashlib
 import io
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from jobs import (
     JobStore,
     Settings,
     connect,
+    dispatched_job,
     input_key,
     map_key,
     queue_name,
@@ -49,6 +51,7 @@ class Bench:
             JobRunner(
                 self.settings,
                 self.store,
+                self.queue,
                 self.blobs,
                 {"compact": upscaler},
                 self.metrics,
@@ -56,7 +59,7 @@ class Bench:
                 sleep=lambda seconds: None,
             )
         )
-        UpscaleWorker(self.redis, "compact", self.queue, self.stop).work(burst=True)
+        UpscaleWorker(self.redis, "compact", self.stop).work(burst=True)
 
 
 @pytest.fixture
@@ -76,15 +79,15 @@ def test_a_job_ends_with_its_result_its_maps_and_every_number(bench):
     record = bench.store.require(job_id)
     outcome = record.outcome
     assert (record.status, record.attempts) == (JobStatus.SUCCEEDED, 1)
-    image = bench.blobs.get(result_key(job_id))
+    image = bench.blobs.get(result_key(job_id, record.attempt_id))
     assert outcome.result.sha256 == hashlib.sha256(image).hexdigest()
     assert (outcome.result.bytes, outcome.result.content_type) == (len(image), "image/png")
     assert Image.open(io.BytesIO(image)).size == (outcome.result.width, outcome.result.height) == (32, 24)
     assert set(outcome.maps) == {"segmentation", "depth", "edge", "dino", "uncertainty"}
     for name, info in outcome.maps.items():
-        values = np.load(io.BytesIO(bench.blobs.get(map_key(job_id, name, "npy"))))
+        values = np.load(io.BytesIO(bench.blobs.get(map_key(job_id, record.attempt_id, name, "npy"))))
         assert info.mean == pytest.approx(values.mean(), abs=1e-5)
-        assert bench.blobs.get(map_key(job_id, name, "png")).startswith(b"\x89PNG")
+        assert bench.blobs.get(map_key(job_id, record.attempt_id, name, "png")).startswith(b"\x89PNG")
     assert outcome.temperatures["sigma"] == [1.0, 0.5]
     assert outcome.model.checkpoint == "fake.safetensors"
     assert {"decode", "coarse", "denoising", "maps", "encode", "store"} <= set(outcome.timings)
@@ -95,7 +98,7 @@ def test_maps_off_publishes_none(bench):
     job_id = bench.submit(maps=False)
     bench.drain(FakeUpscaler())
     assert bench.store.require(job_id).outcome.maps == {}
-    assert sorted(bench.blobs.keys(job_id)) == [f"{job_id}/input", f"{job_id}/result"]
+    assert sorted(bench.blobs.keys(job_id)) == sorted([f"{job_id}/input", result_key(job_id, bench.store.require(job_id).attempt_id)])
 
 
 def test_nothing_of_rq_is_left_of_a_finished_job(bench):
@@ -115,7 +118,7 @@ def test_a_cancel_between_steps_ends_the_run_there(bench):
     bench.drain(FakeUpscaler(cancel_at_first))
     assert bench.store.require(job_id).status is JobStatus.CANCELED
     assert steps == [1]
-    assert bench.blobs.get(result_key(job_id)) is None
+    assert bench.blobs.keys(job_id) == [f"{job_id}/input"]
 
 
 def test_a_job_canceled_while_it_waited_is_not_run(bench):
@@ -166,10 +169,11 @@ def test_the_worker_lives_on_after_a_failure(bench):
 
 def test_an_attempt_that_lost_its_job_publishes_nothing(bench):
     job_id = bench.submit()
-    bench.drain(FakeUpscaler(lambda step: bench.store.begin_attempt(job_id, "another")))
+    late = JobStore(bench.redis, clock=lambda: time.time() + 60)  # for it the first lease is over
+    bench.drain(FakeUpscaler(lambda step: late.begin_attempt(job_id, "another")))
     record = bench.store.require(job_id)
     assert (record.status, record.attempt_id) == (JobStatus.RUNNING, "another")
-    assert bench.blobs.get(result_key(job_id)) is None
+    assert bench.blobs.keys(job_id) == [f"{job_id}/input"]
 
 
 def test_a_job_deleted_while_it_ran_leaves_no_files(bench):
@@ -187,7 +191,8 @@ def test_a_second_signal_puts_the_job_back_for_another_worker(bench):
     bench.drain(FakeUpscaler(stop_twice))
     assert bench.store.require(job_id).status is JobStatus.QUEUED
     waiting = bench.redis.lrange(f"rq:queue:{queue_name('compact')}", 0, -1)
-    assert [raw.decode() for raw in waiting] == [job_id, other]
+    assert [dispatched_job(raw.decode()) for raw in waiting] == [job_id, other]
+    assert bench.store.require(job_id).attempts == 0
     bench.stop = StopFlag()
     bench.drain(FakeUpscaler())
     assert bench.store.require(job_id).status is JobStatus.SUCCEEDED
@@ -213,7 +218,27 @@ def test_no_other_function_is_ever_called(bench, tmp_path, function):
 
 def test_a_callback_named_in_the_queue_is_never_called(bench, tmp_path):
     job_id = bench.submit()
-    bench.redis.hset(f"rq:job:{job_id}", "success_callback_name", "worker.tasks.bind")
+    [dispatch] = bench.redis.keys(f"rq:job:{job_id}-*")
+    bench.redis.hset(dispatch, "success_callback_name", "worker.tasks.bind")
     bench.drain(FakeUpscaler())
     assert bench.store.require(job_id).status is JobStatus.SUCCEEDED
     assert tasks._runner is not None
+
+
+def test_a_job_under_another_workers_lease_is_left_alone(bench):
+    job_id = bench.submit()
+    bench.store.begin_attempt(job_id, "another")
+    upscaler = FakeUpscaler()
+    bench.drain(upscaler)
+    assert upscaler.num_runs == 0
+    assert bench.store.require(job_id).attempt_id == "another"
+
+
+def test_the_run_that_is_published_sweeps_what_dead_runs_left(bench):
+    job_id = bench.submit()
+    bench.store.begin_attempt(job_id, "dead", lease_seconds=0)
+    bench.blobs.put(result_key(job_id, "dead"), b"half a result")
+    bench.drain(FakeUpscaler())
+    record = bench.store.require(job_id)
+    assert (record.status, record.attempts) == (JobStatus.SUCCEEDED, 2)
+    assert {key.split("/")[1] for key in bench.blobs.keys(job_id)} == {"input", record.attempt_id}

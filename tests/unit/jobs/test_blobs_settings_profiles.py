@@ -25,11 +25,11 @@ def test_a_blob_comes_back_as_it_was_put(blobs):
     blobs.put(input_key("job"), b"first")
     blobs.put(input_key("job"), b"second")
     assert blobs.get(input_key("job")) == b"second"
-    assert blobs.get(result_key("job")) is None
+    assert blobs.get(result_key("job", "run")) is None
 
 
 def test_deleting_a_job_leaves_its_neighbour_alone(blobs):
-    for key in (input_key("job"), result_key("job"), map_key("job", "depth", "npy"), input_key("job2")):
+    for key in (input_key("job"), result_key("job", "run"), map_key("job", "run", "depth", "npy"), input_key("job2")):
         blobs.put(key, b"x")
     assert blobs.delete_prefix("job") == 3
     assert blobs.keys() == [input_key("job2")]

@@ -72,9 +72,23 @@ def test_one_attempt_runs_a_job_to_its_end(store, clock):
     assert (ended.expires_at - ended.finished_at).total_seconds() == 3600
 
 
-def test_a_late_attempt_changes_nothing(store):
+def test_a_job_is_not_taken_from_an_attempt_whose_lease_holds(store, clock):
+    job_id = create(store).id
+    store.begin_attempt(job_id, "a", lease_seconds=15)
+    clock.now += 14
+    assert store.begin_attempt(job_id, "b") is None
+    assert store.renew_lease(job_id, "a", lease_seconds=15)
+    clock.now += 14
+    assert store.begin_attempt(job_id, "b") is None
+    clock.now += 2
+    assert store.begin_attempt(job_id, "b").attempt_id == "b"
+    assert not store.renew_lease(job_id, "a", lease_seconds=15)
+
+
+def test_a_late_attempt_changes_nothing(store, clock):
     job_id = create(store).id
     store.begin_attempt(job_id, "late")
+    clock.now += 16
     store.begin_attempt(job_id, "new")
     before = store.get(job_id)
     assert before.attempts == 2
@@ -136,6 +150,7 @@ def test_a_released_job_waits_again_at_its_old_place(store, queue):
     assert store.release(first.id, "a")
     released = store.get(first.id)
     assert (released.status, released.attempt_id, released.started_at) == (JobStatus.QUEUED, None, None)
+    assert released.attempts == 0  # nothing was wrong with the job
     assert [queue.position(job) for job in (first, second)] == [0, 1]
 
 

@@ -36,7 +36,8 @@ def test_weights_do_not_change_with_the_timestep():
     modalities, _ = network.render(lr_image, coarse_sr, ("depth", "dino"))
     lr_latent, start = network.latents(upscaled, coarse_sr)
     ids = torch.zeros(1, 8, dtype=torch.long)
-    prepared, weights = network.prepare(lr_latent, lr_image, uncertainty_map, modalities, ids)
+    weights = {name: w for name, w in network.router(lr_image, uncertainty_map).items() if name in modalities}
+    prepared = network.prepare(lr_latent, modalities, weights, ids)
     before = {name: w.clone() for name, w in prepared.fusion.expert_weights.items()}
     velocities = [network.velocity(start, prepared, torch.tensor([sigma])) for sigma in (0.1, 0.9)]
     assert not torch.equal(*velocities)

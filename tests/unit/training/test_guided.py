@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from evaluation.metrics import gmsd
 from tests.unit.models.tiny import SEGMENTS, tiny_upscaler
 from training.denoiser import MARGIN, TOKENS, GuidedConfig, GuidedStage, inner
 from training.guided import GuidedBatch, GuidedPairs
-from training.losses import blur, grid_loss, robust_perceptual
+from training.losses import blur, edge_loss, gradient_magnitude, grid_loss, robust_perceptual
 
 SIDE = TOKENS + 2 * MARGIN
 
@@ -128,3 +130,23 @@ def test_a_grid_costs_and_plain_detail_does_not():
         comb = hr_image.clone()
         comb[..., ::period] += 0.2
         assert float(grid_loss(comb, hr_image)) > 5 * float(grid_loss(other, hr_image)), period
+
+
+def test_the_edge_loss_asks_for_the_edges_of_the_hr_image_and_for_no_others():
+    generator = torch.Generator().manual_seed(0)
+    hr_image = torch.rand(1, 3, 64, 64, generator=generator)
+    blurred = blur(blur(hr_image))
+    noisy = (hr_image[..., 2:-2, 2:-2] + 0.5 * torch.randn(1, 3, 60, 60, generator=generator)).clamp(0, 1)
+    assert float(edge_loss(hr_image, hr_image)) < 1e-3
+    assert float(edge_loss(blurred, hr_image[..., 2:-2, 2:-2])) > 0.2
+    assert float(edge_loss(noisy, hr_image[..., 2:-2, 2:-2])) > 0.2
+
+
+def test_the_edge_loss_is_the_deviation_that_gmsd_measures():
+    generator = torch.Generator().manual_seed(0)
+    hr_image = F.interpolate(torch.rand(1, 3, 48, 48, generator=generator), scale_factor=4, mode="bicubic").clamp(0, 1)
+    sr_image = blur(F.pad(hr_image, (1, 1, 1, 1), mode="replicate"))
+    a, b = gradient_magnitude(sr_image), gradient_magnitude(hr_image)
+    deviation = ((2 * a * b + 170) / (a.square() + b.square() + 170)).std()
+    arrays = [(255 * x[0].permute(1, 2, 0)).numpy() for x in (sr_image, hr_image)]
+    assert float(deviation) == pytest.approx(gmsd(*arrays), rel=0.1)

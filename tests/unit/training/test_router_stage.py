@@ -1,18 +1,20 @@
 """The router's stage: gains are those of the theorem, and the router learns where they are."""
 
 import torch
+import torch.nn.functional as F
 
 from models.routing.router import RouterConfig, UncertaintyRouter
 from tests.unit.models.tiny import tiny_upscaler
 from tests.unit.training.test_guided import batch
 from training.denoiser import TOKENS, GuidedConfig, GuidedStage
-from training.router import MarginalGains, router_losses
+from training.guided import GuidedBatch, quarter
+from training.router import MarginalGains, join_quarters, router_losses
 
 
 def test_every_modality_has_a_gain_per_patch():
     upscaler = tiny_upscaler()
     gains = MarginalGains(GuidedStage(upscaler.network, upscaler.tokenizer, GuidedConfig(), None, seed=0))
-    _, _, measured = gains.measure(batch())
+    measured = gains.measure(batch())
     assert set(measured) == set(upscaler.config.router.modalities)
     for gain in measured.values():
         assert gain.shape == (2, TOKENS**2)
@@ -45,3 +47,24 @@ def test_the_router_learns_where_a_modality_gains():
     assert float(losses["gamma"].detach()) > 0.5
     depth = weights["depth"][0].detach()
     assert depth[:, 0].mean() > 0.8 and depth[:, 3].mean() < 0.2
+
+
+def test_quarters_keep_their_places():
+    """A crop whose tokens are numbered is cut, and its quarters' gains are joined again in the order of the whole."""
+    side, margin = 8, 2
+    numbers = torch.arange(float(side * side)).reshape(1, 1, side, side)
+    wide = F.pad(numbers, (margin,) * 4, value=-1)
+    whole = GuidedBatch(
+        lr_image=wide.repeat_interleave(4, -1).repeat_interleave(4, -2),
+        hr_image=wide.repeat_interleave(16, -1).repeat_interleave(16, -2),
+        dino=numbers,
+        segmentation=numbers.repeat_interleave(16, -1).repeat_interleave(16, -2),
+        depth=numbers.repeat_interleave(16, -1).repeat_interleave(16, -2),
+        captions=["a photo"],
+    )
+    parts = quarter(whole, margin)
+    assert parts.captions == ["a photo"] * 4
+    assert torch.equal(parts.lr_image[:, :, 8:-8:4, 8:-8:4], parts.dino)
+    assert torch.equal(parts.hr_image[:, :, 32:-32:16, 32:-32:16], parts.dino)
+    assert torch.equal(parts.depth[:, :, ::16, ::16], parts.dino)
+    assert torch.equal(join_quarters(parts.dino.flatten(2).transpose(0, 1))[0, 0], numbers.flatten())
