@@ -1,6 +1,7 @@
 """The blob store: inputs, results and maps by job id, in a local folder or an object store."""
 
 import errno
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -83,6 +84,18 @@ class BlobStore:
             return [item["path"] for page in obstore.list(self._store, prefix=prefix) for item in page]
         except (OSError, obstore.exceptions.BaseError) as error:
             raise _storage_error(error) from error
+
+    def jobs_untouched_since(self, moment: datetime) -> set[str]:
+        """Ids of the jobs none of whose blobs was written after `moment`; folders that are not ours are not named."""
+        newest: dict[str, datetime] = {}
+        try:
+            for page in obstore.list(self._store):
+                for item in page:
+                    job_id = item["path"].split("/")[0]
+                    newest[job_id] = max(newest.get(job_id, item["last_modified"]), item["last_modified"])
+        except (OSError, obstore.exceptions.BaseError) as error:
+            raise _storage_error(error) from error
+        return {job_id for job_id, written_at in newest.items() if written_at < moment and keys.is_minted_id(job_id)}
 
     def delete_prefix(self, job_id: str, attempt_id: str | None = None) -> int:
         """Delete all blobs of a job, or those of one run of it; how many there were."""

@@ -13,6 +13,7 @@ RECOVERIES = "m3esr:recoveries"  # HASH cause -> how often a job was brought bac
 REAPER_LOCK = "m3esr:reaper"  # STRING with the one reaper at work
 WORKERS = "m3esr:workers"  # ZSET worker id by the time its heartbeat runs out
 
+_MINTED_ID = re.compile(r"[0-9a-f]{32}")
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -24,6 +25,11 @@ def new_job_id() -> str:
 def is_job_id(text: str) -> bool:
     """Whether `text` could be an id; anything else must reach neither Redis nor the storage."""
     return _JOB_ID.fullmatch(text) is not None
+
+
+def is_minted_id(text: str) -> bool:
+    """Whether `text` looks like what `new_job_id` makes; a folder named otherwise is not ours to delete."""
+    return _MINTED_ID.fullmatch(text) is not None
 
 
 def job_key(job_id: str) -> str:

@@ -37,7 +37,7 @@ class JobQueue:
     def enqueue(self, record: JobRecord, *, at_front: bool = False) -> None:
         """Hand the job to the workers of its profile; only its id travels.
 
-        Each dispatch is an RQ job of its own, so that RQ's clean-up after a late run never takes a newer dispatch along.
+        Each dispatch is an RQ job of its own: RQ's clean-up after a late run must not take a newer dispatch along.
         """
         self.rq_queue(record.profile).enqueue_call(
             keys.TASK_NAME,

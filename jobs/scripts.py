@@ -20,13 +20,10 @@ return sequence
 """
 
 # KEYS job, waiting, leases. ARGV id, attempt_id, now, lease_ends_at, holder.
-# -> 1 the attempt holds the job, 0 there is nothing to run, or another attempt's lease still holds
+# -> 1 the attempt holds the job, 0 there is nothing to run. A running job is never taken over here, though its lease
+# be over: only RECLAIM takes it back, because it counts the attempts.
 BEGIN = """
-local status = redis.call('HGET', KEYS[1], 'status')
-if status == 'running' then
-  local lease = redis.call('ZSCORE', KEYS[3], ARGV[1])
-  if lease and tonumber(lease) > tonumber(ARGV[3]) then return 0 end
-elseif status ~= 'queued' then return 0 end
+if redis.call('HGET', KEYS[1], 'status') ~= 'queued' then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
 redis.call('HSET', KEYS[1], 'status', 'running', 'attempt_id', ARGV[2], 'started_at', ARGV[3], 'holder', ARGV[5])

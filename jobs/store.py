@@ -118,10 +118,10 @@ class JobStore:
     def begin_attempt(
         self, job_id: str, attempt_id: str, *, holder: str = "", lease_seconds: float = LEASE_SECONDS
     ) -> JobRecord | None:
-        """Take the job for one run; None when it is final, gone, or under the lease of another attempt.
+        """Take a queued job for one run; None when it is final, gone, or held by another attempt.
 
-        The lease ends after `lease_seconds` unless it is renewed. holder: the worker process, so that its supervisor
-        can hand back at once what it held when it died.
+        The lease ends after `lease_seconds` unless it is renewed; then the reaper takes the job back. holder: the
+        worker process, so that its supervisor can hand back at once what it held when it died.
         """
         record = self.get(job_id)
         if record is None:

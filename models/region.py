@@ -49,7 +49,7 @@ class Region:
         strengths: dict[str, float],
         cfg_scale: float,
     ) -> Crops:
-        """Routes the region as a whole, cuts it into tiles of the training size and projects Q, K, V: all of it once."""
+        """Routes the region as a whole, cuts it into tiles of the training size, projects Q, K, V: all of it once."""
         sampler = network.config.sampler
         rows, columns = self.lr_image.shape[-2] // 4, self.lr_image.shape[-1] // 4
         overlap = sampler.overlap // CELLS

@@ -52,7 +52,10 @@ class QueueCollector(Collector):
         )
         for (profile, state, reason), count in self._store.counters().items():
             ended.add_metric([profile, state, reason], count)
-        return [accepted, ended]
+        retries = CounterMetricFamily("m3esr_job_recoveries", "Jobs brought back, by cause", labels=["cause"])
+        for cause, count in self._store.recoveries().items():
+            retries.add_metric([cause], count)
+        return [accepted, ended, retries]
 
     def _workers(self) -> Metric:
         gauge = GaugeMetricFamily("m3esr_workers", "Living workers", labels=["profile", "state"])

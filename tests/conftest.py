@@ -63,6 +63,13 @@ class RedisServer:
             time.sleep(0.02)
         raise RuntimeError(f"{command[0]} did not answer on port {self.port}")
 
+    def kill(self) -> None:
+        """SIGKILL: what is not on disk is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(timeout=20)
+            self._process = None
+
     def stop(self) -> None:
         """End the process and wait for it."""
         if self._process is not None:

@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--validation-limit", type=int, help="score only this many of its images")
     parser.add_argument("--lpips", type=Path, help="weights of LPIPS-squeeze, .npz")
     parser.add_argument("--lpips-weight", type=float, default=0.0)
-    parser.add_argument("--grid-weight", type=float, default=0.1, help="joins the perceptual term")
+    parser.add_argument("--grid-weight", type=float, default=0.2, help="joins the perceptual term")
     parser.add_argument("--edge-weight", type=float, default=0.02, help="joins the perceptual term")
     parser.add_argument("--init", type=Path, help="start from this checkpoint")
     parser.add_argument("--num-steps", type=int, default=200_000)

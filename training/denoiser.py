@@ -50,7 +50,7 @@ class GuidedConfig:
     text_dropout: float = 0.1
     velocity_weight: float = 0.02
     lpips_weight: float = 0.0
-    grid_weight: float = 0.1  # joins the perceptual term
+    grid_weight: float = 0.2  # joins the perceptual term
     edge_weight: float = 0.02  # joins the perceptual term
     unbiased_weight: float = 0.05
     mean_weight: float = 0.5  # w_bar of the theorem's unbiasedness constraint E[w] = w_bar

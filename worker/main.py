@@ -67,7 +67,7 @@ def run(settings: Settings, profile: str | None = None, *, load: LoadUpscaler = 
     """
     profile = check_profile(settings, profile)
     redis = connect(settings.redis_url, timeout_seconds=None)
-    _check_redis(redis, settings)
+    check_redis(redis, settings)
     configure_logs(settings.log_level)
     stop, pulse = StopFlag(), Pulse.from_environment()
     worker_id = os.environ.get(WORKER_ID) or new_worker_id()
@@ -158,6 +158,7 @@ class Heartbeat:
 
 
 def check_profile(settings: Settings, profile: str | None) -> str:
+    """The name of the one profile to serve. Raises SystemExit with one clear line when it is not clear or unknown."""
     if profile is None and len(settings.profiles) > 1:
         raise SystemExit(
             f"A worker serves one profile and M3ESR_PROFILES names {', '.join(settings.profiles)}: "
@@ -169,7 +170,8 @@ def check_profile(settings: Settings, profile: str | None) -> str:
         raise SystemExit(error.detail) from error
 
 
-def _check_redis(redis: RedisClient, settings: Settings) -> None:
+def check_redis(redis: RedisClient, settings: Settings) -> None:
+    """Raises SystemExit with one clear line when Redis does not answer."""
     try:
         redis.ping()
     except REDIS_AWAY as error:
@@ -197,5 +199,17 @@ def _open_blobs(settings: Settings) -> BlobStore:
         raise SystemExit(error.detail) from error
 
 
+def main() -> int:
+    """The worker process; the exit code: 2 with one line on stderr for what a person can put right."""
+    try:
+        run(Settings(), sys.argv[1] if len(sys.argv) > 1 else None)
+    except SystemExit as error:
+        if not isinstance(error.code, str):
+            raise
+        sys.stderr.write(f"m3esr: {error.code}\n")
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    run(Settings(), sys.argv[1] if len(sys.argv) > 1 else None)
+    sys.exit(main())

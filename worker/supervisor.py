@@ -17,7 +17,7 @@ import structlog
 
 from jobs import REDIS_AWAY, HeartbeatRegistry, Settings, connect
 from worker.logs import configure_logs
-from worker.main import check_profile, new_worker_id
+from worker.main import check_profile, check_redis, new_worker_id
 from worker.pulse import BUSY, IDLE, PULSE_FD, READY, WORKER_ID
 from worker.reaper import Reaper
 
@@ -35,6 +35,7 @@ def supervise(settings: Settings, profile: str | None = None, *, command: Sequen
     profile is not one.
     """
     profile = check_profile(settings, profile)
+    check_redis(connect(settings.redis_url), settings)
     configure_logs(settings.log_level)
     command = tuple(command) or (sys.executable, "-m", "worker.main", profile)
     with Reaper(settings) as reaper:
@@ -140,6 +141,8 @@ class Supervisor:
     def _bury(self, child: Child) -> None:
         """Give back at once what a dead worker held, rather than when its lease runs out."""
         os.close(child.pulse_fd)
+        if not child.was_ready:
+            return  # it took no job, and has said itself why it ended
         try:
             HeartbeatRegistry(connect(self.settings.redis_url)).leave(child.worker_id)
             for job_id in self.reaper.recovery.end_leases_of(child.worker_id):

@@ -4,11 +4,13 @@ import hashlib
 import io
 import json
 import threading
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from jobs import input_key, new_job_id
 from tests.fakes import picture
 from tests.integration.serving import upload
 
@@ -207,3 +209,15 @@ def test_an_expired_job_says_so_and_its_files_are_gone(service):
     assert (expired["status"], expired["result"], expired["maps"]) == ("expired", None, {})
     answer = service.http.get(job["url"] + "/result")
     assert (answer.status_code, answer.json()["type"]) == (410, "urn:m3esr:problem:job-expired")
+
+
+def test_files_without_a_job_are_swept_after_an_hour_and_those_of_jobs_are_not(service):
+    from service.sweeper import sweep_orphans
+
+    store, blobs = service.context.store, service.context.blobs
+    accepted, orphan, foreign = upload(service.http).json()["id"], new_job_id(), "holiday-photos"
+    blobs.put(input_key(orphan), b"an upload whose service died")
+    blobs.put(input_key(foreign), b"somebody else's file in the same bucket")
+    assert sweep_orphans(store, blobs) == 0  # it may still become a job
+    assert sweep_orphans(store, blobs, datetime.now(UTC) + timedelta(hours=2)) == 1
+    assert sorted(blobs.keys()) == sorted([input_key(accepted), input_key(foreign)])

@@ -14,6 +14,7 @@ from jobs import (
     JobQueue,
     JobStatus,
     JobStore,
+    Recovery,
     Settings,
     connect,
     dispatched_job,
@@ -45,6 +46,11 @@ class Bench:
         self.blobs.put(input_key(record.id), picture() if data is None else data)
         self.queue.enqueue(record)
         return record.id
+
+    def reclaim(self, job_id):
+        """Take the job back as the reaper does a minute from now, when the lease is over."""
+        later = Recovery(self.redis, self.store, self.queue, max_attempts=3, clock=lambda: time.time() + 60)
+        assert later.reclaim(job_id) == "queued"
 
     def drain(self, upscaler):
         tasks.bind(
@@ -98,7 +104,9 @@ def test_maps_off_publishes_none(bench):
     job_id = bench.submit(maps=False)
     bench.drain(FakeUpscaler())
     assert bench.store.require(job_id).outcome.maps == {}
-    assert sorted(bench.blobs.keys(job_id)) == sorted([f"{job_id}/input", result_key(job_id, bench.store.require(job_id).attempt_id)])
+    assert sorted(bench.blobs.keys(job_id)) == sorted(
+        [f"{job_id}/input", result_key(job_id, bench.store.require(job_id).attempt_id)]
+    )
 
 
 def test_nothing_of_rq_is_left_of_a_finished_job(bench):
@@ -169,8 +177,12 @@ def test_the_worker_lives_on_after_a_failure(bench):
 
 def test_an_attempt_that_lost_its_job_publishes_nothing(bench):
     job_id = bench.submit()
-    late = JobStore(bench.redis, clock=lambda: time.time() + 60)  # for it the first lease is over
-    bench.drain(FakeUpscaler(lambda step: late.begin_attempt(job_id, "another")))
+
+    def lose(step):
+        bench.reclaim(job_id)
+        bench.store.begin_attempt(job_id, "another")
+
+    bench.drain(FakeUpscaler(lose))
     record = bench.store.require(job_id)
     assert (record.status, record.attempt_id) == (JobStatus.RUNNING, "another")
     assert bench.blobs.keys(job_id) == [f"{job_id}/input"]
@@ -236,7 +248,8 @@ def test_a_job_under_another_workers_lease_is_left_alone(bench):
 
 def test_the_run_that_is_published_sweeps_what_dead_runs_left(bench):
     job_id = bench.submit()
-    bench.store.begin_attempt(job_id, "dead", lease_seconds=0)
+    bench.store.begin_attempt(job_id, "dead")
+    bench.reclaim(job_id)
     bench.blobs.put(result_key(job_id, "dead"), b"half a result")
     bench.drain(FakeUpscaler())
     record = bench.store.require(job_id)

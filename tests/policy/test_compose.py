@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs import Settings
+from worker.supervisor import PUT_BACK_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
@@ -95,8 +96,9 @@ def test_service_and_worker_share_images_and_settings():
     assert passed == {name.upper() for name in set(Settings.model_fields) - NOT_PASSED_ON}
 
 
-def test_a_worker_has_time_to_finish_its_job():
-    assert "stop_grace_period:" in block(COMPOSE, "services", "worker")
+def test_a_worker_has_time_to_finish_its_job_or_to_put_it_back():
+    grace = re.search(r"stop_grace_period: (\d+)m", block(COMPOSE, "services", "worker"))
+    assert grace and 60 * int(grace[1]) > Settings().drain_seconds + PUT_BACK_SECONDS
 
 
 def test_a_gpu_is_asked_for_in_the_override_only():

@@ -68,11 +68,11 @@ def test_a_taken_port_names_its_setting(monkeypatch, capsys, tmp_path, verb):
     assert not (tmp_path / "var").exists()
 
 
-def test_a_worker_without_redis_is_one_line(monkeypatch, capsys):
+def test_a_worker_without_redis_is_one_line(monkeypatch, capfd):
     monkeypatch.setenv("M3ESR_REDIS_URL", f"redis://127.0.0.1:{free_port()}/0")
-    code, _, err = run(monkeypatch, capsys, "work")
+    code, _, err = run(monkeypatch, capfd, "work")
     assert code == 2
-    assert "Redis does not answer" in err
+    assert "Redis does not answer" in err and err.count("\n") == 1
 
 
 def test_a_setting_of_no_meaning_is_named(monkeypatch, capsys):

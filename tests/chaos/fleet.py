@@ -1,0 +1,170 @@
+"""A Redis, some supervised workers and a stream of jobs, with the means to hurt each of them and to count."""
+
+import hashlib
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs import BlobStore, JobQueue, JobRecord, JobStatus, JobStore, connect, input_key, result_key
+from tests.conftest import RedisServer
+from tests.fakes import a_job, picture
+
+LEASE_SECONDS = float(os.environ.get("CHAOS_LEASE_SECONDS", "3"))
+STALL_SECONDS = float(os.environ.get("CHAOS_STALL_SECONDS", "4"))
+NUM_JOBS = int(os.environ.get("CHAOS_JOBS", "24"))
+NUM_FAULTS = int(os.environ.get("CHAOS_FAULTS", "6"))
+
+
+def wait_until(fact: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Poll until `fact()` is true; its value."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if value := fact():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+def children_of(pid: int) -> list[int]:
+    """Process ids of the direct children."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            lines = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+        except OSError:
+            continue  # it ended meanwhile
+        if int(lines["PPid"]) == pid:
+            found.append(int(lines["Pid"]))
+    return found
+
+
+@dataclass
+class Worker:
+    """One supervisor process; its worker is its only child."""
+
+    process: subprocess.Popen[bytes]
+
+    @property
+    def child(self) -> int | None:
+        """Process id of the worker at work."""
+        return next(iter(children_of(self.process.pid)), None)
+
+    def hit(self, whom: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal to the "child", the "supervisor" or "both"."""
+        child = self.child
+        if whom in ("supervisor", "both"):
+            self.process.send_signal(number)
+        if whom in ("child", "both") and child is not None:
+            os.kill(child, number)
+
+
+class Fleet:
+    """Everything one chaos test needs, in a folder of its own."""
+
+    def __init__(self, folder: Path, **env: str) -> None:
+        (folder / "redis").mkdir()
+        self.server = RedisServer(folder / "redis")
+        self.server.start()
+        self.storage = folder / "storage"
+        self._log = (folder / "workers.log").open("ab")
+        self.log_path = folder / "workers.log"
+        self._env = {
+            **os.environ,
+            "M3ESR_REDIS_URL": self.server.url,
+            "M3ESR_STORAGE_URL": str(self.storage),
+            "M3ESR_WORKER_METRICS_PORT": "0",
+            "M3ESR_HEARTBEAT_SECONDS": "3",
+            "M3ESR_LEASE_SECONDS": str(LEASE_SECONDS),
+            "M3ESR_STALL_SECONDS": str(STALL_SECONDS),
+            "M3ESR_DRAIN_SECONDS": "1",
+            **env,
+        }
+        self.redis = connect(self.server.url, timeout_seconds=5)
+        self.store, self.queue = JobStore(self.redis), JobQueue(self.redis)
+        self.blobs = BlobStore.open(str(self.storage))
+        self.workers: list[Worker] = []
+        self.job_ids: list[str] = []
+        self.recoveries: list[float] = []
+
+    def start_worker(self) -> Worker:
+        """Start one more supervisor."""
+        command = [sys.executable, "-m", "tests.chaos.stand_in"]
+        process = subprocess.Popen(command, env=self._env, stdout=self._log, stderr=self._log)
+        self.workers.append(Worker(process))
+        return self.workers[-1]
+
+    def replace(self, worker: Worker) -> Worker:
+        """Start a supervisor in the place of one that ended, as compose or systemd would."""
+        worker.process.wait(timeout=60)
+        self.workers.remove(worker)
+        return self.start_worker()
+
+    def submit(self, **options: Any) -> str:
+        """Accept one job as the API does: the input, the record, the dispatch."""
+        job = a_job(**options)
+        self.blobs.put(input_key(job.id), picture())
+        self.queue.enqueue(self.store.create(job, max_queue_length=10_000))
+        self.job_ids.append(job.id)
+        return job.id
+
+    def records(self) -> list[JobRecord]:
+        """All jobs of this test."""
+        return [self.store.require(job_id) for job_id in self.job_ids]
+
+    def running(self) -> JobRecord | None:
+        """A job that runs now."""
+        return next((record for record in self.records() if record.status is JobStatus.RUNNING), None)
+
+    def note_recovery(self, victim: JobRecord) -> None:
+        """Wait until a job whose run was hurt runs anew or ends; the seconds count as a recovery."""
+        started = time.monotonic()
+
+        def is_back() -> bool:
+            record = self.store.require(victim.id)
+            return record.status.is_final or record.attempt_id not in (None, victim.attempt_id)
+
+        wait_until(is_back, LEASE_SECONDS + 60, f"job {victim.id} is run again")
+        self.recoveries.append(time.monotonic() - started)
+
+    def drain(self, seconds: float = 300) -> list[JobRecord]:
+        """Wait until every job ended; the records."""
+        wait_until(lambda: all(record.status.is_final for record in self.records()), seconds, "every job ended")
+        return self.records()
+
+    def check_published_once(self, records: list[JobRecord]) -> None:
+        """Every job succeeded, has the files of one run, intact, and was counted once."""
+        for record in records:
+            assert record.status is JobStatus.SUCCEEDED, record
+            assert record.attempt_id is not None and record.outcome.result is not None
+            image = self.blobs.get(result_key(record.id, record.attempt_id))
+            assert image is not None, f"{record.id} has no result"
+            assert hashlib.sha256(image).hexdigest() == record.outcome.result.sha256
+        assert sum(self.store.counters().values()) == len(records)
+
+    def report(self, fault: str, num_faults: int) -> None:
+        """One line for docs/reliability.md."""
+        seconds = self.recoveries or [0.0]
+        statuses = [record.status for record in self.records()]
+        line = (
+            f"\n{fault}: {num_faults} faults, {len(statuses)} jobs, {statuses.count(JobStatus.SUCCEEDED)} succeeded, "
+            f"{sum(not status.is_final for status in statuses)} lost, re-run after {statistics.median(seconds):.1f} s "
+            f"(median), {max(seconds):.1f} s (worst), recoveries {self.store.recoveries()}"
+        )
+        sys.stdout.write(line + "\n")
+
+    def close(self) -> None:
+        """End everything."""
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.hit("both")
+                worker.process.wait()
+        self.redis.close()
+        self.server.stop()
+        self._log.close()
