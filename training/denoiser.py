@@ -65,7 +65,9 @@ def main() -> None:
     parser.add_argument("--validation", type=Path, help="folder with hr/ and lr_real/")
     parser.add_argument("--validation-limit", type=int)
     parser.add_argument("--lpips", type=Path, help="weights of LPIPS-squeeze, .npz")
-    parser.add_argument("--lpips-weight", type=float, default=0.0)
+    for name in ("lpips", "grid", "edge"):
+        default = getattr(GuidedConfig(), f"{name}_weight")
+        parser.add_argument(f"--{name}-weight", type=float, default=default, help=f"default {default}")
     parser.add_argument("--num-steps", type=int, default=100_000)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--batch-size", type=int, default=4)
@@ -81,9 +83,8 @@ def train(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     network, tokenizer = build(args, dataset)
     perceptual = LpipsSqueeze(args.lpips) if args.lpips and args.lpips_weight > 0 else None
-    stage = GuidedStage(
-        network, tokenizer, replace(GuidedConfig(), lpips_weight=args.lpips_weight), perceptual, args.seed
-    )
+    config = GuidedConfig(lpips_weight=args.lpips_weight, grid_weight=args.grid_weight, edge_weight=args.edge_weight)
+    stage = GuidedStage(network, tokenizer, config, perceptual, args.seed)
     rng = np.random.default_rng(args.seed)
 
     def step(_: nn.Module) -> dict[str, Tensor]:
