@@ -25,7 +25,7 @@ test: $(VENV)/.dev ## pass all tests (no network once installed, no GPU)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 chaos: $(VENV)/.dev ## kill, stop and poison workers and Redis under load, at full length (about 15 minutes)
-	@CHAOS_LEASE_SECONDS=15 CHAOS_STALL_SECONDS=15 CHAOS_JOBS=200 CHAOS_FAULTS=51 $(BIN)/python -m pytest -s tests/chaos
+	@CHAOS_LEASE_SECONDS=15 CHAOS_STALL_SECONDS=15 CHAOS_AWAY_SECONDS=60 CHAOS_JOBS=200 CHAOS_FAULTS=51 $(BIN)/python -m pytest -s tests/chaos
 
 check: $(VENV)/.dev ## formatting, lint, types, house rules
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest -q tests/policy

@@ -2,67 +2,26 @@
 
 import hashlib
 import os
-import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from jobs import BlobStore, JobQueue, JobRecord, JobStatus, JobStore, connect, input_key, result_key
+from tests.chaos.processes import Service, Worker, wait_until
 from tests.conftest import RedisServer
 from tests.fakes import a_job, picture
 
 LEASE_SECONDS = float(os.environ.get("CHAOS_LEASE_SECONDS", "3"))
 STALL_SECONDS = float(os.environ.get("CHAOS_STALL_SECONDS", "4"))
+AWAY_SECONDS = float(os.environ.get("CHAOS_AWAY_SECONDS", "3"))  # of Redis, and of a stopped worker
 NUM_JOBS = int(os.environ.get("CHAOS_JOBS", "24"))
 NUM_FAULTS = int(os.environ.get("CHAOS_FAULTS", "6"))
-
-
-def wait_until(fact: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Poll until `fact()` is true; its value."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if value := fact():
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s: {what}")
-
-
-def children_of(pid: int) -> list[int]:
-    """Process ids of the direct children."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            lines = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
-        except OSError:
-            continue  # it ended meanwhile
-        if int(lines["PPid"]) == pid:
-            found.append(int(lines["Pid"]))
-    return found
-
-
-@dataclass
-class Worker:
-    """One supervisor process; its worker is its only child."""
-
-    process: subprocess.Popen[bytes]
-
-    @property
-    def child(self) -> int | None:
-        """Process id of the worker at work."""
-        return next(iter(children_of(self.process.pid)), None)
-
-    def hit(self, whom: str, number: int = signal.SIGKILL) -> None:
-        """Send a signal to the "child", the "supervisor" or "both"."""
-        child = self.child
-        if whom in ("supervisor", "both"):
-            self.process.send_signal(number)
-        if whom in ("child", "both") and child is not None:
-            os.kill(child, number)
 
 
 class Fleet:
@@ -90,6 +49,8 @@ class Fleet:
         self.store, self.queue = JobStore(self.redis), JobQueue(self.redis)
         self.blobs = BlobStore.open(str(self.storage))
         self.workers: list[Worker] = []
+        self._services: list[Service] = []
+        self._mount: Path | None = None
         self.job_ids: list[str] = []
         self.recoveries: list[float] = []
 
@@ -99,6 +60,12 @@ class Fleet:
         process = subprocess.Popen(command, env=self._env, stdout=self._log, stderr=self._log)
         self.workers.append(Worker(process))
         return self.workers[-1]
+
+    def start_service(self) -> Service:
+        """Start the API."""
+        self._services.append(Service(self._env, self._log))
+        self._services[-1].start()
+        return self._services[-1]
 
     def replace(self, worker: Worker) -> Worker:
         """Start a supervisor in the place of one that ended, as compose or systemd would."""
@@ -148,19 +115,55 @@ class Fleet:
             assert hashlib.sha256(image).hexdigest() == record.outcome.result.sha256
         assert sum(self.store.counters().values()) == len(records)
 
+    def take_storage_away(self) -> Callable[[], None]:
+        """As when a network drive goes; how to bring it back."""
+        aside = self.storage.with_name("aside")
+        self.storage.rename(aside)
+        self.storage.write_bytes(b"")
+
+        def repair() -> None:
+            self.storage.unlink()
+            aside.rename(self.storage)
+
+        return repair
+
+    def put_storage_on_a_disk_of(self, num_bytes: int) -> None:
+        """A disk of its own for the storage; skips the test where this process may not mount one."""
+        command = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(self.storage)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("a full disk needs the right to mount one")
+        self._mount = self.storage
+
+    def fill_storage(self) -> Callable[[], None]:
+        """To the last byte; how to make room again."""
+        ballast = self.storage / "ballast"
+        with ballast.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                return ballast.unlink
+
+    def stored(self) -> list[str]:
+        """The keys of everything in the storage."""
+        return self.blobs.keys()
+
     def report(self, fault: str, num_faults: int) -> None:
         """One line for docs/reliability.md."""
-        seconds = self.recoveries or [0.0]
         statuses = [record.status for record in self.records()]
-        line = (
-            f"\n{fault}: {num_faults} faults, {len(statuses)} jobs, {statuses.count(JobStatus.SUCCEEDED)} succeeded, "
-            f"{sum(not status.is_final for status in statuses)} lost, re-run after {statistics.median(seconds):.1f} s "
-            f"(median), {max(seconds):.1f} s (worst), recoveries {self.store.recoveries()}"
-        )
-        sys.stdout.write(line + "\n")
+        words = [f"{num_faults} faults", f"{len(statuses)} jobs"]
+        words += [f"{statuses.count(status)} {status.value}" for status in JobStatus if status in statuses]
+        words.append(f"{sum(not status.is_final for status in statuses)} lost")
+        if self.recoveries:
+            median, worst = statistics.median(self.recoveries), max(self.recoveries)
+            words.append(f"re-run after {median:.1f} s (median), {worst:.1f} s (worst)")
+        words += [f"{count} {cause}" for cause, count in self.store.recoveries().items()]
+        sys.stdout.write(f"\n{fault}: {', '.join(words)}\n")
 
     def close(self) -> None:
         """End everything."""
+        for service in self._services:
+            service.close()
         for worker in self.workers:
             if worker.process.poll() is None:
                 worker.hit("both")
@@ -168,3 +171,5 @@ class Fleet:
         self.redis.close()
         self.server.stop()
         self._log.close()
+        if self._mount is not None:
+            subprocess.run(["umount", str(self._mount)], check=True)

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from jobs import JobStatus
-from tests.chaos.fleet import LEASE_SECONDS, NUM_FAULTS, NUM_JOBS, wait_until
+from tests.chaos.fleet import AWAY_SECONDS, LEASE_SECONDS, NUM_FAULTS, NUM_JOBS
+from tests.chaos.processes import wait_until
 
 
 @pytest.mark.parametrize("whom", ["child", "supervisor", "both"])
@@ -42,6 +43,7 @@ def test_a_worker_that_was_stopped_for_longer_than_its_lease_publishes_nothing(f
     sleeper.hit("both", signal.SIGSTOP)
     fleet.start_worker()
     fleet.note_recovery(victim)
+    time.sleep(max(0.0, AWAY_SECONDS - fleet.recoveries[-1]))
     record = fleet.drain()[0]
     assert record.attempt_id != victim.attempt_id
     sleeper.hit("both", signal.SIGCONT)

@@ -3,7 +3,8 @@
 import pytest
 
 from jobs import JobStatus
-from tests.chaos.fleet import NUM_JOBS, wait_until
+from tests.chaos.fleet import NUM_JOBS
+from tests.chaos.processes import wait_until
 
 
 @pytest.mark.parametrize("fault", ["hang", "crash"])
