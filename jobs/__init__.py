@@ -5,6 +5,7 @@ from jobs.connection import REDIS_AWAY, RedisClient, connect
 from jobs.errors import ERROR_KINDS, PROBLEM_TYPE_PREFIX, JobError
 from jobs.heartbeat import HeartbeatRegistry, WorkerHeartbeat
 from jobs.keys import TASK_NAME, is_job_id, new_job_id, queue_name
+from jobs.logs import configure_logs
 from jobs.options import CONTENT_TYPES, MODALITIES, OutputFormat, UpscaleRequest
 from jobs.profiles import PROFILES, Licence, Profile, find_profile
 from jobs.queue import JobQueue, dispatched_job
@@ -59,6 +60,7 @@ __all__ = [
     "Trust",
     "UpscaleRequest",
     "WorkerHeartbeat",
+    "configure_logs",
     "connect",
     "dispatched_job",
     "find_profile",

@@ -1,6 +1,5 @@
 """The one door to the networks: load a profile once, then upscale any number of images with it."""
 
-import hashlib
 import math
 import time
 from contextlib import contextmanager
@@ -264,8 +263,3 @@ def resolve_device(device: str) -> torch.device:
         return torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device {device!r} is unknown; use auto, cpu or cuda") from error
-
-
-def fingerprint(image: NDArray[np.float32]) -> str:
-    """sha256 of an image's values, for receipts and tests."""
-    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()

@@ -6,9 +6,8 @@ import socket
 import structlog
 import uvicorn
 
-from jobs import Settings
+from jobs import Settings, configure_logs
 from service.app import create_app
-from service.logs import configure_logs
 
 GRACE_SECONDS = 5
 

@@ -30,11 +30,11 @@ from jobs import (
     Settings,
     UpscaleRequest,
     WorkerHeartbeat,
+    configure_logs,
     connect,
     find_profile,
 )
 from worker import results, tasks
-from worker.logs import configure_logs
 from worker.metrics import MetricsServer, WorkerMetrics
 from worker.pulse import ALIVE, READY, WORKER_ID, Pulse
 from worker.queue import UpscaleWorker, request_stop

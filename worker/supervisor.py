@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from jobs import REDIS_AWAY, HeartbeatRegistry, Settings, connect
-from worker.logs import configure_logs
+from jobs import REDIS_AWAY, HeartbeatRegistry, Settings, configure_logs, connect
 from worker.main import check_profile, check_redis, new_worker_id
 from worker.pulse import BUSY, IDLE, PULSE_FD, READY, WORKER_ID
 from worker.reaper import Reaper

@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
+
+from models.transformer import EncoderLayer
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 
@@ -42,22 +43,6 @@ def tokenize(tokenizer: Tokenizer, captions: list[str], config: TextConfig) -> T
     return ids
 
 
-class TextLayer(nn.Module):
-    def __init__(self, config: TextConfig):
-        super().__init__()
-        width = config.width
-        self.num_heads = config.num_heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor, visible: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None, None, :])
-        x = x + self.out(attended.transpose(1, 2).flatten(2))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
-
-
 class TextEncoder(nn.Module):
     """Token ids (B, L) -> embeddings (B, L, J) for the joint attention and their mean (B, J) for the modulation.
 
@@ -69,7 +54,7 @@ class TextEncoder(nn.Module):
         self.config = config
         self.embed = nn.Embedding(config.vocabulary_size, config.width)
         self.position = nn.Parameter(torch.randn(config.max_tokens, config.width) * 0.02)
-        self.layers = nn.ModuleList(TextLayer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(EncoderLayer(config.width, config.num_heads) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.width)
         nn.init.normal_(self.embed.weight, std=0.02)
 

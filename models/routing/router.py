@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.transformer import EncoderLayer
+
 PATCH = 4  # LR pixels per token side, 16 at x4
 
 
@@ -15,21 +17,6 @@ class RouterConfig:
     num_heads: int = 3
     num_layers: int = 2
     modalities: tuple[str, ...] = ("segmentation", "depth", "edge", "dino")
-
-
-class RouterLayer(nn.Module):
-    def __init__(self, config: RouterConfig):
-        super().__init__()
-        width = config.width
-        self.num_heads = config.num_heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
 
 
 class UncertaintyRouter(nn.Module):
@@ -45,7 +32,7 @@ class UncertaintyRouter(nn.Module):
         self.embed = nn.Linear(3 * PATCH**2 + 1, config.width)
         # positions come from a depthwise convolution, so any image size is like those seen in training
         self.position = nn.Conv2d(config.width, config.width, 3, padding=1, groups=config.width)
-        self.layers = nn.ModuleList(RouterLayer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(EncoderLayer(config.width, config.num_heads) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.width)
         self.to_weights = nn.Linear(config.width, len(config.modalities))
         nn.init.normal_(self.to_weights.weight, std=0.02)

@@ -7,8 +7,7 @@ import socket
 import pytest
 import structlog
 
-from jobs import Settings
-from service.logs import configure_logs
+from jobs import Settings, configure_logs
 from service.main import check_address, is_loopback, listen
 
 
