@@ -17,6 +17,7 @@ from torch import Tensor
 from models.checkpoint import read_config, read_tensors, sha256
 from models.colour import correct_colour
 from models.configs import VISUAL_MODALITIES, M3ESRConfig
+from models.deblock import even_phases
 from models.denoising.sampling import flow_sigmas
 from models.modalities.caption import describe
 from models.modalities.text import tokenize
@@ -208,7 +209,7 @@ class Upscaler:
     def finish(self, image: Tensor, lr_image: NDArray[np.float32], options: UpscaleOptions) -> NDArray[np.float32]:
         """Crops the padding, resizes to the size asked for, keeps greyscale grey: (H, W, 3) in [0, 1]."""
         height, width = lr_image.shape[:2]
-        image = image[..., : height * SCALE, : width * SCALE]
+        image = even_phases(image[..., : height * SCALE, : width * SCALE], self.config.sampler.deblocking)
         target = output_size(width, height, options)
         if target != (width * SCALE, height * SCALE):
             image = resize(image, (target[1], target[0])).clamp(0, 1)
