@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evaluation.lpips import LpipsSqueeze
@@ -26,7 +27,6 @@ from training.guided import GuidedBatch, GuidedPairs, quarter
 from training.loop import LoopConfig, Trainer
 
 MOMENTUM = 0.98  # of the running mean and deviation of the gains
-MAX_STANDARDISED = 4.0  # single patches with extreme gains would steer a small batch
 
 
 class MarginalGains:
@@ -38,7 +38,7 @@ class MarginalGains:
         self.square: Tensor | None = None
 
     def measure(self, batch: GuidedBatch) -> dict[str, Tensor]:
-        """Gains (B, P) of a batch per modality."""
+        """Gains (B, P) of a batch per modality, as cosines in [-1, 1]."""
         stage, network = self.stage, self.stage.network
         seen = stage.see(batch)
         noisy, sigma, _ = stage.noisy_latent(seen)
@@ -53,17 +53,18 @@ class MarginalGains:
         velocity = network.denoiser(noisy, seen.lr_latent, text, pooled, 1000 * sigma, fused)
         loss = stage.image_losses(seen, noisy, sigma, velocity)["loss"]
         (gradient,) = torch.autograd.grad(loss, fused)
-        return {name: -(gradient * read).sum(-1) for name, read in reads.items()}
+        # Per unit of length: both lengths have long tails, and a few patches would drown what the rest has to say.
+        # The sign, which is what the theorem lives on, stays.
+        return {name: -F.cosine_similarity(gradient, read, dim=-1) for name, read in reads.items()}
 
     def standardise(self, gains: dict[str, Tensor]) -> Tensor:
-        """(M, B, P) with mean 0 and deviation 1 over the run, clipped."""
+        """(M, B, P) with mean 0 and deviation 1 over the run."""
         stacked = torch.stack(list(gains.values()))
         mean, square = stacked.mean((1, 2)), stacked.square().mean((1, 2))
         self.mean = mean if self.mean is None else torch.lerp(mean, self.mean, MOMENTUM)
         self.square = square if self.square is None else torch.lerp(square, self.square, MOMENTUM)
         deviation = (self.square - self.mean.square()).clamp_min(1e-24).sqrt()
-        standard = (stacked - self.mean[:, None, None]) / deviation[:, None, None]
-        return standard.clamp(-MAX_STANDARDISED, MAX_STANDARDISED)
+        return (stacked - self.mean[:, None, None]) / deviation[:, None, None]
 
 
 def join_quarters(gains: Tensor) -> Tensor:
