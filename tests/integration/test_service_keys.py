@@ -11,6 +11,7 @@ from tests.fakes import picture
 from tests.integration.serving import serving, upload
 from tests.integration.test_service import read_events
 from tests.integration.test_service_safety import assert_problem
+from tests.unit.m3esr.test_cli import run
 
 V1_ROUTES = [
     ("POST", "/v1/upscale"),
@@ -250,3 +251,20 @@ def test_while_redis_is_away_nobody_is_let_in(tmp_path):
             assert_problem(service.http.get("/v1/jobs", headers=headers), 503, "redis-unavailable")
         finally:
             redis_server.stop()
+
+
+def test_the_command_line_sends_the_key_of_its_environment(service, monkeypatch, capsys, tmp_path):
+    headers, image = make_key(service), tmp_path / "in.png"
+    image.write_bytes(picture())
+    submit = ("submit", str(image), "--url", str(service.http.base_url))
+    for is_empty in (False, True):
+        if is_empty:
+            monkeypatch.setenv("M3ESR_API_KEY", "")
+        code, _, err = run(monkeypatch, capsys, *submit)
+        assert code == 2 and "Send a valid API key" in err and err.count("\n") == 1
+    secret = headers["Authorization"].removeprefix("Bearer ")
+    assert run(monkeypatch, capsys, *submit, "--api-key", secret)[0] == 0
+    monkeypatch.setenv("M3ESR_API_KEY", secret)
+    code, out, _ = run(monkeypatch, capsys, *submit)
+    assert code == 0
+    assert service.http.get(out.strip(), headers=headers).json()["status"] == "queued"
