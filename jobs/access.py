@@ -21,7 +21,7 @@ MAX_NAME_LENGTH = 100
 # A key in use is written to at most this often.
 LAST_USED_SECONDS = 60.0
 _API_KEY = re.compile(r"m3esr_([0-9a-f]{16})_[A-Za-z0-9_-]{43}")
-_NO_DIGEST = hashlib.sha256(b"").hexdigest()
+_NO_DIGEST = hashlib.sha256(b"").hexdigest()  # of no secret: compared where there is no key, and never equal
 
 # KEYS record. ARGV field, value. -> 1 set, 0 there is no such record (one that was forgotten must not come back)
 _SET_FIELD = """
@@ -97,7 +97,7 @@ class KeyStore:
             return None
         fields = self._redis.hgetall(keys.api_key_key(match[1]))
         kept = fields.get(b"digest", _NO_DIGEST.encode()).decode()
-        if not hmac.compare_digest(_digest(secret), kept) or not fields:
+        if not hmac.compare_digest(_digest(secret), kept):
             return None
         key = _read(fields)
         if key.revoked_at is not None:

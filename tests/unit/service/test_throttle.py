@@ -85,6 +85,13 @@ def test_many_at_once_get_no_more_than_the_quota(throttle):
     assert set(outcomes) <= {"charged", "quota-exceeded"}
 
 
+def test_a_charge_that_lost_a_race_takes_nothing(throttle, monkeypatch):
+    throttle.charge(ALICE, 1_500_000)
+    monkeypatch.setattr(throttle._pixels, "test", lambda *_, **__: True)  # as when another came in between
+    assert refusal(throttle.charge, ALICE, 600_000).code == "quota-exceeded"
+    throttle.charge(ALICE, 500_000)
+
+
 def test_without_limits_nothing_is_counted_and_nothing_told(redis, throttle):
     for _ in range(50):
         throttle.admit(FREE)
