@@ -1,5 +1,7 @@
 """`m3esr keys`: a key is shown once, and what is wrong is one line."""
 
+import socket
+
 import pytest
 
 from jobs import KeyStore, Settings
@@ -99,3 +101,19 @@ def test_without_a_named_redis_the_one_of_a_running_up_is_used(keys, monkeypatch
 
 def test_the_variable_of_the_client_is_no_setting_of_the_service():
     assert "api_key" not in Settings.model_fields
+
+
+def test_serve_refuses_an_open_address_while_there_are_no_keys(keys, monkeypatch, capsys):
+    monkeypatch.setenv("M3ESR_HOST", "0.0.0.0")
+    code, out, err = run(monkeypatch, capsys, "serve")
+    assert (code, out) == (2, "")
+    assert "m3esr keys create" in err and "M3ESR_ALLOW_ANONYMOUS" in err and err.count("\n") == 1
+
+
+def test_serve_takes_an_open_address_once_there_is_a_key(keys, redis, monkeypatch, capsys):
+    KeyStore(redis).create("camera")
+    monkeypatch.setenv("M3ESR_HOST", "0.0.0.0")
+    with socket.create_server(("0.0.0.0", 0)) as taken:  # as far as the port, which is asked for after the keys
+        code, _, err = run(monkeypatch, capsys, "serve", "--port", str(taken.getsockname()[1]))
+    assert code == 2
+    assert "Cannot listen on 0.0.0.0" in err
