@@ -1,5 +1,6 @@
 """The contract between the service and the worker: job records, options, queue, blob store, settings."""
 
+from jobs.access import ApiKey, KeyStore
 from jobs.blobs import BlobStore, input_key, map_key, result_key
 from jobs.connection import REDIS_AWAY, RedisClient, connect
 from jobs.errors import ERROR_KINDS, PROBLEM_TYPE_PREFIX, JobError
@@ -35,6 +36,7 @@ __all__ = [
     "PROFILES",
     "REDIS_AWAY",
     "TASK_NAME",
+    "ApiKey",
     "BlobStore",
     "ErrorInfo",
     "HeartbeatRegistry",
@@ -45,6 +47,7 @@ __all__ = [
     "JobRecord",
     "JobStatus",
     "JobStore",
+    "KeyStore",
     "Licence",
     "MapInfo",
     "ModelInfo",

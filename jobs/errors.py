@@ -28,6 +28,10 @@ ERROR_KINDS: dict[str, ErrorKind] = {
     "invalid-image": ErrorKind("The image is damaged and cannot be decoded", 422),
     "animated-image": ErrorKind("Animated and multi-page images are not supported", 422),
     "too-many-pixels": ErrorKind("The image has too many pixels", 422),
+    # the caller
+    "unauthorized": ErrorKind("An API key is needed", 401),
+    "rate-limited": ErrorKind("Too many requests", 429, is_retryable=True),
+    "quota-exceeded": ErrorKind("The quota of pixels is used up", 429, is_retryable=True),
     # the request
     "malformed-form": ErrorKind("The multipart form cannot be parsed", 400),
     "invalid-option": ErrorKind("A field of the request is not valid", 422),

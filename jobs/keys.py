@@ -5,13 +5,15 @@ import secrets
 
 TASK_NAME = "worker.tasks.upscale"
 SEQUENCE = "m3esr:sequence"  # counts accepted jobs; their order everywhere
-JOB_INDEX = "m3esr:jobs"  # ZSET job id by sequence, newest listed first
+JOB_INDEX = "m3esr:jobs"  # ZSET id of a job without an owner by sequence, newest listed first; see index_key
 EXPIRY = "m3esr:expiry"  # ZSET job id by the time its files go, seconds since 1970
 COUNTERS = "m3esr:counters"  # HASH "profile|state|reason" -> jobs ended so
 LEASES = "m3esr:leases"  # ZSET id of a running job by the time its lease runs out, seconds since 1970
 RECOVERIES = "m3esr:recoveries"  # HASH cause -> how often a job was brought back from it
 REAPER_LOCK = "m3esr:reaper"  # STRING with the one reaper at work
 WORKERS = "m3esr:workers"  # ZSET worker id by the time its heartbeat runs out
+API_KEYS = "m3esr:api-keys"  # ZSET id of an API key, revoked ones too, by the time it was made
+RATE_LIMITS = "m3esr:limits"  # prefix of the counters that the limits library keeps
 
 _MINTED_ID = re.compile(r"[0-9a-f]{32}")
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -35,6 +37,16 @@ def is_minted_id(text: str) -> bool:
 def job_key(job_id: str) -> str:
     """HASH of one job."""
     return f"m3esr:job:{job_id}"
+
+
+def index_key(owner: str) -> str:
+    """ZSET of the jobs of one owner by sequence. Each job is in one of these; owner: id of an API key, or empty."""
+    return f"{JOB_INDEX}:{owner}" if owner else JOB_INDEX
+
+
+def api_key_key(key_id: str) -> str:
+    """HASH of one API key."""
+    return f"m3esr:api-key:{key_id}"
 
 
 def queue_name(profile: str) -> str:
@@ -67,6 +79,6 @@ def worker_key(worker_id: str) -> str:
     return f"m3esr:worker:{worker_id}"
 
 
-def idempotency_key(digest: str) -> str:
-    """STRING with the job an Idempotency-Key led to; digest: of the caller's key."""
-    return f"m3esr:idempotency:{digest}"
+def idempotency_key(digest: str, owner: str) -> str:
+    """STRING with the job an Idempotency-Key of `owner` led to; digest: of the caller's key."""
+    return f"m3esr:idempotency:{owner}:{digest}" if owner else f"m3esr:idempotency:{digest}"

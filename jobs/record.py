@@ -125,6 +125,7 @@ class JobRecord(_Frozen):
     """One job. sequence: its place in the order of acceptance. version: grows with every change.
 
     attempt_id: the run that holds the job, and after its end the run whose files are the result. holder: its process.
+    owner: id of the API key that made it; empty for an anonymous caller.
     """
 
     id: str
@@ -132,6 +133,7 @@ class JobRecord(_Frozen):
     profile: str
     options: UpscaleRequest
     input: InputInfo
+    owner: str = ""
     request_id: str = ""
     ttl_seconds: int
     sequence: int
@@ -149,12 +151,13 @@ class JobRecord(_Frozen):
 
 
 class NewJob(_Frozen):
-    """What is known of a job when it is accepted, before it has a place in the queue."""
+    """What is known of a job when it is accepted, before it has a place in the queue. owner: as in JobRecord."""
 
     id: str
     profile: str
     options: UpscaleRequest
     input: InputInfo
+    owner: str = ""
     request_id: str = ""
     ttl_seconds: int
 

@@ -38,6 +38,14 @@ class Settings(BaseSettings):
     max_queue_length: int = Field(
         default=100, gt=0, description="Jobs that may wait per profile; beyond that POST answers 429."
     )
+    requests_per_minute: int = Field(
+        default=0,
+        ge=0,
+        description="Images one API key may send in a minute, all anonymous callers together likewise; 0: no limit.",
+    )
+    megapixels_per_day: int = Field(
+        default=0, ge=0, description="Output pixels one API key may order in a day, in millions; 0: no limit."
+    )
     ttl_seconds: int = Field(
         default=86_400, ge=60, description="How long a finished job and its images are kept, in seconds."
     )

@@ -59,7 +59,7 @@ class JobStore:
             keys=[
                 keys.job_key(job.id),
                 keys.waiting_key(job.profile),
-                keys.JOB_INDEX,
+                keys.index_key(job.owner),
                 keys.EXPIRY,
                 keys.SEQUENCE,
             ],
@@ -84,7 +84,14 @@ class JobStore:
         """The record. Raises JobError job-not-found."""
         record = self.get(job_id)
         if record is None:
-            raise JobError("job-not-found", "No job has this id; it may have been deleted.")
+            raise _not_found()
+        return record
+
+    def require_own(self, job_id: str, owner: str) -> JobRecord:
+        """The record of a job of `owner`. Raises JobError job-not-found, for another's job in the very same words."""
+        record = self.get(job_id)
+        if record is None or record.owner != owner:
+            raise _not_found()
         return record
 
     def request_cancel(self, job_id: str) -> JobRecord:
@@ -102,12 +109,12 @@ class JobStore:
         record = self.get(job_id)
         if record is None:
             return False
-        return bool(self._delete(keys=self._places(record), args=[job_id, int(force)]))
+        return bool(self._delete(keys=self._places(job_id, record.profile, record.owner), args=[job_id, int(force)]))
 
-    def list_jobs(self, *, limit: int, before: int | None = None) -> list[JobRecord]:
-        """Up to `limit` records, newest first, of those accepted before the one with sequence `before`."""
+    def list_jobs(self, *, limit: int, before: int | None = None, owner: str = "") -> list[JobRecord]:
+        """Up to `limit` records of `owner`, newest first, of those accepted before the one with sequence `before`."""
         top = "+inf" if before is None else f"({before}"
-        ids = self._redis.zrevrangebyscore(keys.JOB_INDEX, top, "-inf", start=0, num=limit)
+        ids = self._redis.zrevrangebyscore(keys.index_key(owner), top, "-inf", start=0, num=limit)
         pipeline = self._redis.pipeline(transaction=False)
         for job_id in ids:
             pipeline.hgetall(keys.job_key(job_id.decode()))
@@ -208,8 +215,7 @@ class JobStore:
     def expire(self, job_id: str) -> bool:
         """Mark a job whose time is over as expired, for a day, then forget it; False when it is not due."""
         record = self.get(job_id)
-        profile = record.profile if record else ""
-        places = [keys.job_key(job_id), keys.waiting_key(profile), keys.JOB_INDEX, keys.EXPIRY, keys.LEASES]
+        places = self._places(job_id, record.profile, record.owner) if record else self._places(job_id, "", "")
         return bool(self._expire(keys=places, args=[job_id, self._clock(), TOMBSTONE_SECONDS]))
 
     def num_accepted(self) -> int:
@@ -228,8 +234,13 @@ class JobStore:
         """How often jobs were brought back, by cause: lease_expired, worker_died, dispatch_lost."""
         return {cause.decode(): int(count) for cause, count in self._redis.hgetall(keys.RECOVERIES).items()}
 
-    def _places(self, record: JobRecord) -> list[str]:
-        return [keys.job_key(record.id), keys.waiting_key(record.profile), keys.JOB_INDEX, keys.EXPIRY, keys.LEASES]
+    def _places(self, job_id: str, profile: str, owner: str) -> list[str]:
+        index = keys.index_key(owner)
+        return [keys.job_key(job_id), keys.waiting_key(profile), index, keys.EXPIRY, keys.LEASES]
+
+
+def _not_found() -> JobError:
+    return JobError("job-not-found", "No job has this id; it may have been deleted.")
 
 
 def counter_name(profile: str, status: JobStatus, reason: str) -> str:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from m3esr import keys
+from m3esr.environment import read_settings
 from m3esr.errors import UserError, describe_os_error, missing_package
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(keys.app, name="keys")
 
 Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Instead of M3ESR_PORT.")]
 Scale = Annotated[float | None, typer.Option(help="Output side over input side, above 1, at most 4.")]
@@ -41,7 +44,7 @@ def run_up(
     """Start everything on this machine: Redis, the API, a worker; then a demo."""
     from m3esr.up import up
 
-    raise typer.Exit(up(_settings(), port=port, demo=demo))
+    raise typer.Exit(up(read_settings(), port=port, demo=demo))
 
 
 @app.command("serve")
@@ -49,7 +52,7 @@ def run_serve(port: Port = None) -> None:
     """Serve the API (needs a Redis, and a worker to be ready)."""
     from service.main import run
 
-    settings = _settings()
+    settings = read_settings()
     run(settings if port is None else settings.model_copy(update={"port": port}))
 
 
@@ -58,7 +61,7 @@ def run_work(profile: ProfileName = None) -> None:
     """Run jobs of one profile (needs a Redis); a worker process that dies or hangs is replaced."""
     from worker.supervisor import supervise
 
-    raise typer.Exit(supervise(_settings(), profile))
+    raise typer.Exit(supervise(read_settings(), profile))
 
 
 @app.command("upscale")
@@ -93,13 +96,17 @@ def run_upscale(
         profile=profile,
     )
     plans = local.make_plan(sources, output, maps, request.output_format)
-    _upscale_all(plans, request, _settings())
+    _upscale_all(plans, request, read_settings())
 
 
 @app.command("submit")
 def run_submit(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Image to upscale.")],
     url: Annotated[str, typer.Option(help="Address of the server.")],
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="M3ESR_API_KEY", help="Better in the variable: other users see command lines."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT", help="Where the result goes.")] = None,
     maps: Maps = None,
     scale: Scale = None,
@@ -132,7 +139,7 @@ def run_submit(
         "profile": profile,
     }
     try:
-        with Client(url) as client:
+        with Client(url, api_key=api_key) as client:
             _submit(client, source, output, maps, options)
     except ClientError as error:
         raise UserError(str(error)) from error
@@ -194,19 +201,6 @@ def _one_line(error: Exception) -> str | None:
 def _fail(message: str) -> None:
     sys.stderr.write(f"m3esr: {' '.join(message.split())}\n")
     sys.exit(2)
-
-
-def _settings() -> "Settings":
-    from pydantic import ValidationError
-
-    from jobs import Settings
-
-    try:
-        return Settings()
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = f"M3ESR_{'_'.join(str(part) for part in first['loc'])}".upper()
-        raise UserError(f"{name}: {first['msg']}") from error
 
 
 def _request(**fields: Any) -> "UpscaleRequest":

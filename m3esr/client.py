@@ -3,6 +3,7 @@
 import json
 import mimetypes
 import random
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -64,13 +65,15 @@ class Job:
 class Client:
     """One server. Answers 429 and 503 are tried again after their Retry-After, for `patience_seconds` in all.
 
-    url: of the server. trust_env: use the proxies of the environment. transport, sleep: for tests.
+    url: of the server. api_key: for a server that asks for one. trust_env: use the proxies of the environment.
+    transport, sleep: for tests.
     """
 
     def __init__(
         self,
         url: str,
         *,
+        api_key: str | None = None,
         timeout_seconds: float = 60.0,
         patience_seconds: float = 120.0,
         headers: dict[str, str] | None = None,
@@ -81,6 +84,8 @@ class Client:
         self.url = url.rstrip("/") + "/"
         self._patience_seconds = patience_seconds
         self._sleep = sleep
+        if api_key is not None:
+            headers = {**(headers or {}), "Authorization": f"Bearer {_checked(api_key)}"}
         try:
             self._http = httpx.Client(
                 base_url=self.url,
@@ -168,7 +173,7 @@ class Client:
 
     def _absolute(self, url: str) -> str:
         target = urljoin(self.url, url)
-        if httpx.URL(target).host != self._http.base_url.host:  # headers with a key must not go elsewhere
+        if _origin(httpx.URL(target)) != _origin(self._http.base_url):  # headers with a key must not go elsewhere
             raise ClientError(f"the server points to another address: {target}")
         return target
 
@@ -195,6 +200,17 @@ class Client:
                 raise failure
             self._sleep(seconds)
             waited, attempt = waited + seconds, attempt + 1
+
+
+def _checked(api_key: str) -> str:
+    # Checked here: an HTTP library would tell the key in its complaint.
+    if re.fullmatch(r"[!-~]+", api_key.strip()) is None:
+        raise ClientError("the API key is empty or has characters that no key has")
+    return api_key.strip()
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
 
 
 def _form_value(value: Any) -> str:

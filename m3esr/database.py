@@ -70,9 +70,27 @@ def start_database(children: Children, folder: Path) -> Database:
     with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(_CONFIG.format(port=port, password=password, folder=_quoted(folder)))
     children.start("redis", [str(binary), str(config)], os.environ)
-    url = f"redis://:{password}@127.0.0.1:{port}/0"
+    url = _url(port, password)
     _wait_until_answering(children, url)
     return Database(url, kind)
+
+
+def find_running(folder: Path) -> str | None:
+    """The address of the server whose data lies in `folder`; None when none runs there."""
+    try:
+        lines = (folder / "redis.conf").read_text().splitlines()
+    except OSError:
+        return None
+    config = dict(line.split(" ", 1) for line in lines if " " in line)
+    url = _url(config["port"], config["requirepass"])
+    redis = connect(url)
+    try:
+        redis.ping()
+    except REDIS_AWAY:
+        return None
+    finally:
+        redis.close()
+    return url
 
 
 def free_port() -> int:
@@ -96,6 +114,10 @@ def _wait_until_answering(children: Children, url: str) -> None:
         else:
             redis.close()
             return
+
+
+def _url(port: int | str, password: str) -> str:
+    return f"redis://:{password}@127.0.0.1:{port}/0"
 
 
 def _quoted(path: Path) -> str:

@@ -6,6 +6,7 @@ import errno
 EXTRAS = {
     "fastapi": "service",
     "uvicorn": "service",
+    "limits": "service",
     "torch": "worker",
     "safetensors": "worker",
     "tokenizers": "worker",

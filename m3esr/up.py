@@ -94,7 +94,7 @@ def _serve(console: "Console", children: Children, plan: _Plan) -> NoReturn:
     console.print(f"ready: {plan.url} ({kind}; logs in {os.path.relpath(plan.var / 'log')})")
     if plan.demo:
         # No proxy: it is this machine.
-        with Client(plan.url, trust_env=False) as client:
+        with Client(plan.url, api_key=os.environ.get("M3ESR_API_KEY") or None, trust_env=False) as client:
             _demo(console, client, plan.url, children)
     console.print(f"  playground  {plan.url}/\n  reference   {plan.url}/docs\n  metrics     {plan.url}/metrics")
     console.print("Ctrl-C ends it.")
@@ -139,6 +139,11 @@ def _demo(console: "Console", client: Client, url: str, children: Children) -> N
                 progress.update(bar, completed=job.fraction, description=job.stage)
 
             job, written = run_demo(client, folder, show)
+    except ClientError as error:
+        if error.code != "unauthorized":
+            raise
+        console.print("  demo left out: this service has API keys. Set M3ESR_API_KEY to one of them.")
+        return
     except OSError as error:
         # The service is up and well: a full disk here costs the demo only.
         sys.stderr.write(f"m3esr: the demo could not be written: {describe_os_error(error)}\n")

@@ -6,21 +6,26 @@ from collections.abc import AsyncIterator
 from importlib import metadata
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from jobs import BlobStore, HeartbeatRegistry, JobQueue, JobStore, RedisClient, Settings, connect
+from jobs import BlobStore, HeartbeatRegistry, JobQueue, JobStore, KeyStore, RedisClient, Settings, connect
+from service.access import identify
 from service.context import Context
 from service.metrics import QueueCollector, ServiceMetrics
-from service.problems import Problem, install_problems
+from service.problems import Problem, install_problems, problem_responses
 from service.routes import events, files, health, jobs, pages, profiles, upscale
 from service.shell import Shell
 from service.sweeper import sweep_for_ever
+from service.throttle import Throttle
 
+# What answers without an API key: health, metrics and the pages. All else asks for one as soon as there are keys.
+_OPEN = (health, pages)
 _DESCRIPTION = (
     "Super-resolution that shows what guided it and where it is unsure. "
     "Send an image to `POST /v1/upscale`, poll the job, fetch the image and one weight map per modality. "
-    "Every error is `application/problem+json` (RFC 9457) with a stable `type`."
+    "Every error is `application/problem+json` (RFC 9457) with a stable `type`. "
+    "A server that has API keys asks for one on every `/v1` route."
 )
 
 
@@ -42,7 +47,10 @@ def create_app(settings: Settings, redis: RedisClient | None = None, blobs: Blob
     app = FastAPI(title="M3ESR", version=_version(), docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.context = context
     for module in (upscale, jobs, files, events, profiles, health, pages):
-        app.include_router(module.router)
+        if module in _OPEN:
+            app.include_router(module.router)
+        else:
+            app.include_router(module.router, dependencies=[Depends(identify)], responses=problem_responses(401))
     install_problems(app)
     app.add_middleware(Shell, max_body_bytes=settings.max_upload_bytes, metrics=context.metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
@@ -60,7 +68,9 @@ def _assemble(settings: Settings, redis: RedisClient, blobs: BlobStore) -> Conte
         queue=queue,
         blobs=blobs,
         heartbeats=heartbeats,
+        keys=KeyStore(redis),
         metrics=metrics,
+        throttle=Throttle(redis),
     )
 
 
@@ -69,6 +79,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schema = get_openapi(title=app.title, version=app.version, description=_DESCRIPTION, routes=app.routes)
         schemas = schema["components"]["schemas"]
         schemas["Problem"] = Problem.model_json_schema()
+        for operation in (operation for path in schema["paths"].values() for operation in path.values()):
+            if "security" in operation:  # or none of them: a server without keys asks for none
+                operation["security"].append({})
         for unused in (
             "HTTPValidationError",
             "ValidationError",

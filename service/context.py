@@ -5,8 +5,9 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from jobs import BlobStore, HeartbeatRegistry, JobQueue, JobStore, RedisClient, Settings
+from jobs import BlobStore, HeartbeatRegistry, JobQueue, JobStore, KeyStore, RedisClient, Settings
 from service.metrics import ServiceMetrics
+from service.throttle import Throttle
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,9 @@ class Context:
     queue: JobQueue
     blobs: BlobStore
     heartbeats: HeartbeatRegistry
+    keys: KeyStore
     metrics: ServiceMetrics
+    throttle: Throttle
 
 
 def find_context(request: Request) -> Context:

@@ -1,12 +1,12 @@
 """Serving: binds the address, refuses to be open to the world by accident, and runs the app."""
 
-import ipaddress
 import socket
 
 import structlog
 import uvicorn
 
-from jobs import Settings, configure_logs
+from jobs import REDIS_AWAY, KeyStore, Settings, configure_logs, connect
+from service.access import is_open_to_anonymous
 from service.app import create_app
 
 GRACE_SECONDS = 5
@@ -17,7 +17,7 @@ def run(settings: Settings) -> None:
 
     Raises SystemExit with one clear line when the address is taken, or open to others without leave.
     """
-    check_address(settings)
+    check_address(settings, KeyStore(connect(settings.redis_url)))
     listener = listen(settings.host, settings.port)
     configure_logs(settings.log_level)
     host, port = listener.getsockname()[:2]
@@ -33,22 +33,20 @@ def run(settings: Settings) -> None:
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def check_address(settings: Settings) -> None:
-    """Raise SystemExit when anybody could reach an API that asks for no key."""
-    if settings.allow_anonymous or is_loopback(settings.host):
+def check_address(settings: Settings, api_keys: KeyStore) -> None:
+    """Raise SystemExit when others could reach an API that has no keys to ask for."""
+    if is_open_to_anonymous(settings):
         return
+    try:
+        if api_keys.is_configured():
+            return
+    except REDIS_AWAY:
+        return  # service.access asks again for every request, and lets nobody in before Redis answers
     raise SystemExit(
         f"Refusing to listen on {settings.host}: no API keys are configured, so anyone who reaches it could "
-        "use it. Set M3ESR_HOST=127.0.0.1, or M3ESR_ALLOW_ANONYMOUS=true if that is what you want."
+        "use it. Make one with 'm3esr keys create NAME', set M3ESR_HOST=127.0.0.1, or set "
+        "M3ESR_ALLOW_ANONYMOUS=true if that is what you want."
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`; a name other than localhost counts as open."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def listen(host: str, port: int) -> socket.socket:

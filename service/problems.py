@@ -78,7 +78,7 @@ async def _on_job_error(request: Request, error: Exception) -> JSONResponse:
     # /readyz is asked every few seconds while the workers load: that is an answer, not a fault to log.
     if error.status >= 500 and error.code != "no-worker":
         structlog.get_logger().error("request_failed", code=error.code, detail=error.detail)
-    return problem_response(request, error)
+    return problem_response(request, error, {"WWW-Authenticate": "Bearer"} if error.status == 401 else None)
 
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:

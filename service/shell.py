@@ -56,6 +56,7 @@ class Shell:
                 status = message["status"]
                 dressed = MutableHeaders(scope=message)
                 dressed["X-Request-Id"] = scope["request_id"]
+                dressed.update(scope.get("answer_headers", {}))  # of a route, for its refusals too
                 for name, value in SECURITY_HEADERS.items():
                     dressed.setdefault(name, value)
             await send(message)

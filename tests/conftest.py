@@ -78,6 +78,18 @@ class RedisServer:
             self._process = None
 
 
+def everything_in(redis: RedisClient) -> str:
+    """All names, fields and values of a Redis, as one text to search."""
+    readers = {
+        b"hash": redis.hgetall,
+        b"zset": lambda name: redis.zrange(name, 0, -1),
+        b"list": lambda name: redis.lrange(name, 0, -1),
+        b"set": redis.smembers,
+        b"string": redis.get,
+    }
+    return "".join(f"{name} {readers[redis.type(name)](name)}" for name in redis.keys("*"))
+
+
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """The server all tests of a run share; a test that stops one makes its own."""

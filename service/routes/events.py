@@ -10,6 +10,7 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from jobs import JobRecord
+from service.access import CallerDep
 from service.context import Context, ContextDep
 from service.problems import problem_responses
 from service.schemas import view_job
@@ -29,14 +30,14 @@ router = APIRouter(tags=["jobs"])
     },
 )
 async def listen(
-    job_id: str, context: ContextDep, last_event_id: Annotated[str | None, Header()] = None
+    job_id: str, context: ContextDep, caller: CallerDep, last_event_id: Annotated[str | None, Header()] = None
 ) -> StreamingResponse:
     """Events of one job until it ends: `status` when that changes, `progress` in between; data is the job.
 
     An event's id is the version of the record: who comes back with `Last-Event-ID` hears only what is newer.
     Each event is the whole state, so none that was missed has to be sent again.
     """
-    record = await run_in_threadpool(context.store.require, job_id)
+    record = await run_in_threadpool(context.store.require_own, job_id, caller.id)
     seen = int(last_event_id) if last_event_id and last_event_id.isdigit() else 0
     return StreamingResponse(
         _stream(context, record, seen),

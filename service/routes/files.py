@@ -5,6 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Response
 
 from jobs import JobError, JobRecord, JobStatus, map_key, result_key
+from service.access import CallerDep
+from service.caller import Caller
 from service.context import Context, ContextDep
 from service.problems import problem_responses
 
@@ -29,9 +31,11 @@ _WHY_NOT = {
         **problem_responses(404, 409, 410, 422),
     },
 )
-def read_result(job_id: str, context: ContextDep, if_none_match: Annotated[str | None, Header()] = None) -> Response:
+def read_result(
+    job_id: str, context: ContextDep, caller: CallerDep, if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
     """The image of a succeeded job; `ETag` is its SHA-256."""
-    record = _require_succeeded(context, job_id)
+    record = _require_succeeded(context, caller, job_id)
     result = record.outcome.result
     assert result is not None  # succeeded jobs have one
     headers = {"ETag": f'"{result.sha256}"', "Cache-Control": "private, max-age=3600"}
@@ -51,9 +55,11 @@ def read_result(job_id: str, context: ContextDep, if_none_match: Annotated[str |
         **problem_responses(404, 409, 410, 422),
     },
 )
-def read_map(job_id: str, name: str, context: ContextDep, accept: Annotated[str, Header()] = "*/*") -> Response:
+def read_map(
+    job_id: str, name: str, context: ContextDep, caller: CallerDep, accept: Annotated[str, Header()] = "*/*"
+) -> Response:
     """One map as a PNG heat map; with `.npy` behind the name or `Accept: application/x-npy` as values."""
-    record = _require_succeeded(context, job_id)
+    record = _require_succeeded(context, caller, job_id)
     bare, _, suffix = name.partition(".")
     if bare not in record.outcome.maps or suffix not in ("", "png", "npy"):
         has = ", ".join(record.outcome.maps) or "none"
@@ -64,8 +70,8 @@ def read_map(job_id: str, name: str, context: ContextDep, accept: Annotated[str,
     return Response(data, media_type=NPY if is_npy else PNG, headers=headers)
 
 
-def _require_succeeded(context: Context, job_id: str) -> JobRecord:
-    record = context.store.require(job_id)
+def _require_succeeded(context: Context, caller: Caller, job_id: str) -> JobRecord:
+    record = context.store.require_own(job_id, caller.id)
     if not record.status.is_final:
         raise JobError("job-not-finished", f"The job is {record.status.value}.", retry_after_seconds=1)
     if code := _WHY_NOT.get(record.status):

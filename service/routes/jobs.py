@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
 from jobs import JobError
+from service.access import CallerDep
 from service.context import ContextDep
 from service.problems import problem_responses
 from service.schemas import JobList, JobView, view_job
@@ -15,9 +16,9 @@ router = APIRouter(tags=["jobs"])
 
 
 @router.get("/v1/jobs/{job_id}", responses=problem_responses(404, 422))
-def read_job(job_id: str, context: ContextDep, response: Response) -> JobView:
+def read_job(job_id: str, context: ContextDep, caller: CallerDep, response: Response) -> JobView:
     """How the job stands; for a finished one where its image and maps are, and what to make of them."""
-    record = context.store.require(job_id)
+    record = context.store.require_own(job_id, caller.id)
     response.headers["Cache-Control"] = "no-store"
     if not record.status.is_final:
         response.headers["Retry-After"] = "1"
@@ -27,11 +28,13 @@ def read_job(job_id: str, context: ContextDep, response: Response) -> JobView:
 @router.get("/v1/jobs", responses=problem_responses(422))
 def list_jobs(
     context: ContextDep,
+    caller: CallerDep,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(pattern=r"^\d{1,16}$", description="`next_cursor` of the page before.")] = None,
 ) -> JobList:
-    """Jobs that are not deleted or expired, newest first."""
-    records = context.store.list_jobs(limit=limit + 1, before=int(cursor) if cursor else None)
+    """The caller's jobs that are not deleted or expired, newest first."""
+    before = int(cursor) if cursor else None
+    records = context.store.list_jobs(limit=limit + 1, before=before, owner=caller.id)
     page, has_more = records[:limit], len(records) > limit
     return JobList(
         jobs=[view_job(context, record) for record in page],
@@ -48,10 +51,10 @@ def list_jobs(
         **problem_responses(404, 409, 422),
     },
 )
-def delete_job(job_id: str, context: ContextDep) -> Response:
+def delete_job(job_id: str, context: ContextDep, caller: CallerDep) -> Response:
     """Cancel a queued or running job (202, and again 202 while it stops); delete a finished one (204)."""
     structlog.contextvars.bind_contextvars(job_id=job_id)
-    record = context.store.require(job_id)
+    record = context.store.require_own(job_id, caller.id)
     if not record.status.is_final:
         record = context.store.request_cancel(job_id)
         return JSONResponse(view_job(context, record).model_dump(mode="json"), status_code=202)

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from jobs import JobError, JobRecord, UpscaleRequest
+from service.access import CallerDep
 from service.context import Context, ContextDep
 from service.intake import accept
 from service.problems import problem_responses
@@ -74,16 +75,19 @@ _OPENAPI = {
     },
     openapi_extra=_OPENAPI,
 )
-async def upscale(request: Request, context: ContextDep) -> JSONResponse:
+async def upscale(request: Request, context: ContextDep, caller: CallerDep) -> JSONResponse:
     """Accept an image. The answer names the job; poll its `url`, or listen to its `/events`."""
     try:
+        await run_in_threadpool(context.throttle.admit, caller)  # before the body is read
         data, fields = await read_form(request)
         upload = await run_in_threadpool(_screen, context, data, fields)
         key = request.headers.get("idempotency-key")
-        record, is_replayed = await run_in_threadpool(accept, context, upload, request.scope["request_id"], key)
+        record, is_replayed = await run_in_threadpool(accept, context, caller, upload, request.scope["request_id"], key)
     except JobError as error:
         context.metrics.rejected.labels(error.code).inc()
         raise
+    finally:
+        request.scope["answer_headers"] = await run_in_threadpool(context.throttle.headers, caller)
     structlog.contextvars.bind_contextvars(job_id=record.id)
     headers = {"Location": job_url(record.id), "Cache-Control": "no-store"}
     if is_replayed:

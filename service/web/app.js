@@ -16,23 +16,45 @@ let file = null;
 let job = null;
 let events = null;
 let beforeUrl = null;
+let apiKey = sessionStorage.getItem("m3esr-api-key") ?? ""; // of this tab, until it is closed
+let overlaid = "none";
+const blobUrls = new Map();
 
 function say(text) {
   $("message").textContent = text;
   $("message").hidden = !text;
 }
 
-async function ask(url, options) {
+// Every request goes through here: neither an <img> nor an EventSource could send a key.
+async function request(url, options = {}) {
   let answer;
+  const headers = apiKey ? { Authorization: `Bearer ${apiKey}` } : {};
   try {
-    answer = await fetch(url, options);
-  } catch {
+    answer = await fetch(url, { ...options, headers });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
     throw new Error("The service cannot be reached.");
   }
-  if (answer.status === 204) return null;
+  if (answer.status === 401) $("key").hidden = false;
+  if (answer.ok) return answer;
   const body = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(`${body.title ?? answer.statusText}. ${body.detail ?? ""}`);
-  return body;
+  throw new Error(`${body.title ?? answer.statusText}. ${body.detail ?? ""}`);
+}
+
+async function ask(url, options) {
+  const answer = await request(url, options);
+  return answer.status === 204 ? null : answer.json();
+}
+
+// An address of this page for a file of the service, fetched once.
+async function fetched(url) {
+  if (!blobUrls.has(url)) blobUrls.set(url, URL.createObjectURL(await (await request(url)).blob()));
+  return blobUrls.get(url);
+}
+
+function forgetFiles() {
+  for (const url of blobUrls.values()) URL.revokeObjectURL(url);
+  blobUrls.clear();
 }
 
 function choose(chosen) {
@@ -61,6 +83,7 @@ async function send(event) {
   say("");
   $("result").hidden = true;
   setBusy(true);
+  forgetFiles();
   if (beforeUrl) URL.revokeObjectURL(beforeUrl);
   beforeUrl = URL.createObjectURL(file);
   try {
@@ -81,17 +104,33 @@ function setBusy(isBusy) {
   $("stage").textContent = isBusy ? "sending" : "";
 }
 
-function follow() {
-  events?.close();
+async function follow() {
+  events?.abort();
   if (FINAL.includes(job.status)) return;
-  events = new EventSource(`${job.url}/events`);
-  const onEvent = (event) => show(JSON.parse(event.data));
-  events.addEventListener("status", onEvent);
-  events.addEventListener("progress", onEvent);
-  // A lost connection is taken up again by the browser; a refused one is not, and is asked about.
-  events.onerror = () => {
-    if (events.readyState === EventSource.CLOSED) setTimeout(poll, 1000);
-  };
+  const listening = events = new AbortController();
+  try {
+    const answer = await request(`${job.url}/events`, { signal: listening.signal });
+    for await (const state of readEvents(answer.body)) show(state);
+  } catch {
+    // Whatever it was, the poll below finds it out.
+  }
+  if (!listening.signal.aborted && !FINAL.includes(job.status)) setTimeout(poll, 1000);
+}
+
+// The data of server-sent events as they come; each is the whole job.
+async function* readEvents(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const blocks = (text + value).split("\n\n");
+    text = blocks.pop();
+    for (const block of blocks) {
+      const data = block.split("\n").find((line) => line.startsWith("data: "));
+      if (data) yield JSON.parse(data.slice(6));
+    }
+  }
 }
 
 async function poll() {
@@ -110,9 +149,8 @@ function show(state) {
     $("cancel").disabled = job.cancel_requested;
     return showProgress();
   }
-  events?.close();
   setBusy(false);
-  if (job.status === "succeeded") showResult();
+  if (job.status === "succeeded") showResult().catch((error) => say(error.message));
   else if (job.status === "failed") say(`${job.error?.title ?? "Failed"}. ${job.error?.detail ?? ""}`);
   else say(`The job is ${job.status}.`);
 }
@@ -130,14 +168,15 @@ function showProgress() {
   }
 }
 
-function showResult() {
+async function showResult() {
   const { result, maps } = job;
-  $("after").src = result.url;
+  const url = await fetched(result.url);
+  $("after").src = url;
   $("after").width = result.width;
   $("before").hidden = false;
   $("before").src = beforeUrl;
   $("overlay").hidden = true;
-  $("download").href = result.url;
+  $("download").href = url;
   $("download").download = `${(file?.name ?? "image").replace(/\.[^.]*$/, "")}_m3esr.${result.content_type.slice(6)}`;
   const buttons = ["none", ...Object.keys(maps)].map((name) =>
     element("button", { type: "button", textContent: name, onclick: () => overlay(name) }));
@@ -148,14 +187,21 @@ function showResult() {
   $("result").hidden = false;
 }
 
-function overlay(name) {
+async function overlay(name) {
+  overlaid = name;
   for (const button of $("map-buttons").children) {
     button.setAttribute("aria-pressed", String(button.textContent === name));
   }
   $("overlay").hidden = name === "none";
   if (name !== "none") {
-    $("overlay").src = job.maps[name].url;
-    $("overlay").alt = `${name} map`;
+    try {
+      const url = await fetched(job.maps[name].url);
+      if (overlaid !== name) return; // another was chosen meanwhile
+      $("overlay").src = url;
+      $("overlay").alt = `${name} map`;
+    } catch (error) {
+      say(error.message);
+    }
   }
 }
 
@@ -188,11 +234,8 @@ function showFacts() {
     .flatMap(([name, value]) => [element("dt", { textContent: name }), element("dd", { textContent: value })]));
 }
 
-async function start() {
-  for (const name of MODALITIES) {
-    const box = element("input", { type: "checkbox", value: name, checked: true });
-    $("modalities").append(element("label", {}, box, ` ${name}`));
-  }
+async function look() {
+  say("");
   try {
     const { profiles } = await ask("/v1/profiles");
     const served = profiles.filter((profile) => profile.is_served);
@@ -208,7 +251,22 @@ async function start() {
   }
 }
 
+function start() {
+  for (const name of MODALITIES) {
+    const box = element("input", { type: "checkbox", value: name, checked: true });
+    $("modalities").append(element("label", {}, box, ` ${name}`));
+  }
+  $("api-key").value = apiKey;
+  $("key").hidden = !apiKey;
+  look();
+}
+
 $("form").addEventListener("submit", send);
+$("api-key").addEventListener("change", () => {
+  apiKey = $("api-key").value.trim();
+  sessionStorage.setItem("m3esr-api-key", apiKey);
+  look();
+});
 $("file").addEventListener("change", () => choose($("file").files[0]));
 $("cancel").addEventListener("click", () => {
   $("cancel").disabled = true;

@@ -66,6 +66,7 @@ async function start() {
   const api = await (await fetch("/openapi.json")).json();
   $("about").textContent = api.info.description.replaceAll("`", "");
   $("example").textContent = [
+    "# On a server with API keys add to each: -H 'Authorization: Bearer KEY'",
     `curl -F file=@small.png ${location.origin}/v1/upscale`,
     `curl ${location.origin}/v1/jobs/ID`,
     `curl -o large.png ${location.origin}/v1/jobs/ID/result`,

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import m3esr.database
-from jobs import connect
+from jobs import KeyStore, connect
 from m3esr.children import Children
-from m3esr.database import find_server, start_database
+from m3esr.database import find_running, find_server, start_database
 from tests.conftest import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +129,24 @@ def test_a_second_start_finds_the_jobs_of_the_first(start):
     second.wait_for("Ctrl-C ends it.")
     with urllib.request.urlopen(f"{second.url}/v1/jobs") as answer:
         assert len(json.load(answer)["jobs"]) == 1
+
+
+def test_with_keys_the_demo_needs_one_and_everything_else_still_starts(start, tmp_path):
+    first = start()
+    first.wait_for("Ctrl-C ends it.")
+    client = connect(find_running(tmp_path / "var" / "redis"))
+    _, secret = KeyStore(client).create("demo")
+    client.close()
+    first.process.terminate()
+    assert first.process.wait(timeout=10) == 0
+    for env in ({}, {"M3ESR_API_KEY": secret}):
+        up = start(demo="demo", **env)
+        up.wait_for("Ctrl-C ends it.")
+        assert ("demo left out: this service has API keys" in up.told) == (not env)
+        assert (tmp_path / "out" / "demo").exists() == bool(env)
+        assert secret not in up.told
+        up.process.terminate()
+        assert up.process.wait(timeout=10) == 0
 
 
 def test_children_die_with_a_parent_that_is_killed(start):

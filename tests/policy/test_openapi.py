@@ -32,6 +32,13 @@ def test_every_operation_tells_its_errors_as_problems():
                     assert list(answer["content"]) == ["application/problem+json"], (path, method, status)
 
 
+def test_every_v1_operation_asks_for_a_key_and_says_how_it_refuses():
+    for path, methods in json.loads(served())["paths"].items():
+        for method, operation in methods.items():
+            is_behind_a_key = {"Bearer": []} in operation.get("security", []) and "401" in operation["responses"]
+            assert is_behind_a_key == path.startswith("/v1/"), (path, method)
+
+
 if __name__ == "__main__":
     DOCUMENT.parent.mkdir(exist_ok=True)
     DOCUMENT.write_text(served())

@@ -135,3 +135,35 @@ def test_an_address_that_is_none_is_refused(url):
 def test_an_answer_that_is_no_job_is_said():
     with pytest.raises(ClientError, match="is it an M3ESR server"):
         FakeServer(httpx.Response(200, text="<html>")).client().job("j1")
+
+
+def test_a_key_goes_along_with_every_request():
+    server = FakeServer(httpx.Response(200, json=DONE))
+    client = server.client(api_key=" m3esr_id_secret\n", headers={"X-Other": "1"})
+    client.submit(b"image")
+    client.result(client.job("j1"))
+    assert {request.headers["Authorization"] for request in server.requests} == {"Bearer m3esr_id_secret"}
+    assert {request.headers["X-Other"] for request in server.requests} == {"1"}
+
+
+@pytest.mark.parametrize("api_key", ["", "m3esr_id\r\nX: 1", "ключ", "two words"])
+def test_a_key_no_header_can_carry_is_refused_without_repeating_it(api_key):
+    with pytest.raises(ClientError, match="the API key") as caught:
+        Client("http://server", api_key=api_key)
+    assert not api_key or api_key not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://server:9000/x", "https://server:8000/x", "http://other:8000/x"])
+def test_a_key_is_sent_to_no_other_origin(url):
+    server = FakeServer(httpx.Response(200, json={**DONE, "result": {"url": url}}))
+    client = server.client(api_key="m3esr_id_secret")
+    with pytest.raises(ClientError, match="another address"):
+        client.result(client.job("j1"))
+    assert len(server.requests) == 1
+
+
+def test_a_quota_that_is_used_up_is_not_waited_for():
+    server = FakeServer(problem(429, "quota-exceeded", "Nothing is left.", **{"Retry-After": "80000"}))
+    with pytest.raises(ClientError, match="Nothing is left"):
+        server.client().submit(b"image")
+    assert server.waits == []

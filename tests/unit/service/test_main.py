@@ -7,8 +7,10 @@ import socket
 import pytest
 import structlog
 
-from jobs import Settings, configure_logs
-from service.main import check_address, is_loopback, listen
+from jobs import KeyStore, Settings, configure_logs, connect
+from service.access import is_loopback
+from service.main import check_address, listen
+from tests.conftest import free_port
 
 
 @pytest.mark.parametrize(
@@ -22,11 +24,27 @@ def test_loopback_is_what_only_this_machine_reaches(host, is_local):
     assert is_loopback(host) is is_local
 
 
-def test_without_keys_an_open_address_is_refused_unless_allowed():
+def test_without_keys_an_open_address_is_refused_unless_allowed(redis):
+    api_keys = KeyStore(redis)
     with pytest.raises(SystemExit, match="M3ESR_ALLOW_ANONYMOUS"):
-        check_address(Settings(host="0.0.0.0"))
-    check_address(Settings(host="0.0.0.0", allow_anonymous=True))
-    check_address(Settings())
+        check_address(Settings(host="0.0.0.0"), api_keys)
+    check_address(Settings(host="0.0.0.0", allow_anonymous=True), api_keys)
+    check_address(Settings(), api_keys)
+
+
+def test_with_keys_an_open_address_is_allowed_also_after_the_last_was_revoked(redis):
+    api_keys = KeyStore(redis)
+    key, _ = api_keys.create("camera")
+    check_address(Settings(host="0.0.0.0"), api_keys)
+    api_keys.revoke(key.id)
+    check_address(Settings(host="0.0.0.0"), api_keys)
+    api_keys.forget(key.id)
+    with pytest.raises(SystemExit, match="m3esr keys create"):
+        check_address(Settings(host="0.0.0.0"), api_keys)
+
+
+def test_while_redis_is_away_an_open_address_is_taken():
+    check_address(Settings(host="0.0.0.0"), KeyStore(connect(f"redis://127.0.0.1:{free_port()}/0")))
 
 
 def test_a_taken_port_is_one_clear_line():
