@@ -6,6 +6,7 @@ from jobs.errors import ERROR_KINDS, PROBLEM_TYPE_PREFIX, JobError
 from jobs.heartbeat import HeartbeatRegistry, WorkerHeartbeat
 from jobs.keys import TASK_NAME, is_job_id, new_job_id, queue_name
 from jobs.options import CONTENT_TYPES, MODALITIES, OutputFormat, UpscaleRequest
+from jobs.outbox import Outbox, Webhook, WebhookOutcome, WebhookState
 from jobs.profiles import PROFILES, Licence, Profile, find_profile
 from jobs.queue import JobQueue, dispatched_job
 from jobs.record import (
@@ -48,6 +49,7 @@ __all__ = [
     "MapInfo",
     "ModelInfo",
     "NewJob",
+    "Outbox",
     "OutputFormat",
     "Profile",
     "Progress",
@@ -58,6 +60,9 @@ __all__ = [
     "Signal",
     "Trust",
     "UpscaleRequest",
+    "Webhook",
+    "WebhookOutcome",
+    "WebhookState",
     "WorkerHeartbeat",
     "connect",
     "dispatched_job",

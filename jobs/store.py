@@ -92,7 +92,14 @@ class JobStore:
         record = self.require(job_id)
         now = self._clock()
         self._cancel(
-            keys=[keys.job_key(job_id), keys.waiting_key(record.profile), keys.EXPIRY, keys.COUNTERS],
+            keys=[
+                keys.job_key(job_id),
+                keys.waiting_key(record.profile),
+                keys.EXPIRY,
+                keys.COUNTERS,
+                keys.webhook_key(job_id),
+                keys.OUTBOX,
+            ],
             args=[job_id, now, now + record.ttl_seconds, counter_name(record.profile, JobStatus.CANCELED, "")],
         )
         return self.require(job_id)
@@ -169,6 +176,8 @@ class JobStore:
                 keys.COUNTERS,
                 keys.durations_key(record.profile),
                 keys.LEASES,
+                keys.webhook_key(job_id),
+                keys.OUTBOX,
             ],
             args=[
                 job_id,
@@ -210,6 +219,7 @@ class JobStore:
         record = self.get(job_id)
         profile = record.profile if record else ""
         places = [keys.job_key(job_id), keys.waiting_key(profile), keys.JOB_INDEX, keys.EXPIRY, keys.LEASES]
+        places += [keys.webhook_key(job_id), keys.OUTBOX]
         return bool(self._expire(keys=places, args=[job_id, self._clock(), TOMBSTONE_SECONDS]))
 
     def num_accepted(self) -> int:
