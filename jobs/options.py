@@ -1,7 +1,7 @@
 """What a caller may ask of one upscaling, checked, and the output size that follows from it."""
 
 import math
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -11,6 +11,7 @@ ColorCorrection = Literal["wavelet", "adain", "none"]
 OutputFormat = Literal["png", "jpeg", "webp", "avif", "tiff"]
 WebhookEvent = Literal["job.succeeded", "job.failed", "job.canceled"]
 
+WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = get_args(WebhookEvent)
 MODALITIES = ("segmentation", "depth", "edge", "dino", "text")
 MAX_SCALE = 4.0
 MAX_SIDE = 65_535

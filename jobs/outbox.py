@@ -13,6 +13,7 @@ from jobs import keys, webhook_scripts
 from jobs.connection import RedisClient
 from jobs.errors import JobError
 from jobs.record import JobStatus, utc
+from jobs.store import TOMBSTONE_SECONDS
 
 # A deliverer that is silent for this long is dead: another sends the webhook again. Well above one try.
 CLAIM_SECONDS = 60.0
@@ -142,6 +143,7 @@ class Outbox:
                 now + (retry_seconds or 0.0),
                 now,
                 DEAD_SECONDS,
+                TOMBSTONE_SECONDS,
             ],
         )
         if is_noted and state is WebhookState.DEAD:

@@ -36,7 +36,7 @@ return redis.call('HGETALL', KEYS[1])
 """
 
 # KEYS webhook, outbox, dead, deliveries.
-# ARGV id, claim, state, outcome, http_status, is_disabled, next_attempt_at, now, dead_seconds
+# ARGV id, claim, state, outcome, http_status, is_disabled, next_attempt_at, now, dead_seconds, tombstone_seconds
 # -> 1 noted, 0 the claim is lost
 SETTLE = """
 local held = redis.call('HMGET', KEYS[1], 'claim', 'kept_until')
@@ -52,7 +52,7 @@ if ARGV[3] == 'pending' then
   return 1
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
-local kept_seconds = tonumber(held[2]) - tonumber(ARGV[8])
+local kept_seconds = tonumber(held[2]) - tonumber(ARGV[8]) + tonumber(ARGV[10])  -- as long as its job is told of
 if ARGV[3] == 'dead' then
   redis.call('ZADD', KEYS[3], ARGV[8], ARGV[1])
   kept_seconds = math.max(kept_seconds, tonumber(ARGV[9]))

@@ -9,13 +9,14 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from jobs import BlobStore, HeartbeatRegistry, JobQueue, JobStore, RedisClient, Settings, connect
+from jobs import BlobStore, HeartbeatRegistry, JobQueue, JobStore, Outbox, RedisClient, Settings, connect
 from service.context import Context
-from service.metrics import QueueCollector, ServiceMetrics
+from service.metrics import QueueCollector, ServiceMetrics, WebhookCollector
 from service.problems import Problem, install_problems
-from service.routes import events, files, health, jobs, pages, profiles, upscale
+from service.routes import events, files, health, jobs, pages, profiles, upscale, webhooks
 from service.shell import Shell
 from service.sweeper import sweep_for_ever
+from service.webhooks import Deliverer, Guard
 
 _DESCRIPTION = (
     "Super-resolution that shows what guided it and where it is unsure. "
@@ -33,15 +34,17 @@ def create_app(settings: Settings, redis: RedisClient | None = None, blobs: Blob
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        sweeping = asyncio.create_task(sweep_for_ever(context.store, context.blobs))
+        beside = [asyncio.create_task(sweep_for_ever(context.store, context.blobs))]
+        if keys := settings.webhook_keys:  # a guard of its own: lookups for requests do not hold deliveries back
+            beside.append(asyncio.create_task(Deliverer(context.outbox, keys, Guard(settings)).run()))
         yield
-        sweeping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await sweeping
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
 
     app = FastAPI(title="M3ESR", version=_version(), docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.context = context
-    for module in (upscale, jobs, files, events, profiles, health, pages):
+    for module in (upscale, jobs, files, events, webhooks, profiles, health, pages):
         app.include_router(module.router)
     install_problems(app)
     app.add_middleware(Shell, max_body_bytes=settings.max_upload_bytes, metrics=context.metrics)
@@ -52,7 +55,9 @@ def create_app(settings: Settings, redis: RedisClient | None = None, blobs: Blob
 def _assemble(settings: Settings, redis: RedisClient, blobs: BlobStore) -> Context:
     store, heartbeats, metrics = JobStore(redis), HeartbeatRegistry(redis), ServiceMetrics()
     queue = JobQueue(redis, job_timeout_seconds=settings.job_timeout_seconds)
+    outbox = Outbox(redis)
     metrics.registry.register(QueueCollector(store, queue, heartbeats, settings.profiles))
+    metrics.registry.register(WebhookCollector(outbox))
     return Context(
         settings=settings,
         redis=redis,
@@ -61,6 +66,8 @@ def _assemble(settings: Settings, redis: RedisClient, blobs: BlobStore) -> Conte
         blobs=blobs,
         heartbeats=heartbeats,
         metrics=metrics,
+        outbox=outbox,
+        webhook_guard=Guard(settings),
     )
 
 

@@ -5,8 +5,9 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from jobs import BlobStore, HeartbeatRegistry, JobQueue, JobStore, RedisClient, Settings
+from jobs import BlobStore, HeartbeatRegistry, JobQueue, JobStore, Outbox, RedisClient, Settings
 from service.metrics import ServiceMetrics
+from service.webhooks import Guard
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Context:
     blobs: BlobStore
     heartbeats: HeartbeatRegistry
     metrics: ServiceMetrics
+    outbox: Outbox
+    webhook_guard: Guard
 
 
 def find_context(request: Request) -> Context:
