@@ -1,7 +1,6 @@
 """Settings of service and worker, read from the environment with the prefix M3ESR_."""
 
 import base64
-import binascii
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -108,7 +107,7 @@ def _decode_secrets(secret: SecretStr) -> tuple[bytes, ...]:
         bare = text.removeprefix("whsec_")
         try:
             key = base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
-        except binascii.Error:
+        except ValueError:
             key = b""
         if bare == text or not 24 <= len(key) <= 64:
             raise ValueError("each secret is whsec_ and the base64 of 24 to 64 bytes")

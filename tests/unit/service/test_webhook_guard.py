@@ -98,7 +98,7 @@ def test_the_certificate_is_held_to_the_name_though_an_address_is_connected_to(c
         assert post(guard, f"https://hooks.test:{receiver.port}/", trusted) == 204
         assert receiver.requests[0][1]["Host"] == f"hooks.test:{receiver.port}"
         for url in (f"https://other.test:{receiver.port}/", f"https://127.0.0.1:{receiver.port}/"):
-            with pytest.raises(httpx.ConnectError, match="(?i)certificate"):
+            with pytest.raises(httpx.ConnectError, match=r"(?i)certificate"):
                 post(guard, url, trusted)
         assert len(receiver.requests) == 1
     assert names[:2] == ["hooks.test", "other.test"]
