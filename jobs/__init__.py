@@ -8,6 +8,7 @@ from jobs.heartbeat import HeartbeatRegistry, WorkerHeartbeat
 from jobs.keys import TASK_NAME, is_job_id, new_job_id, queue_name
 from jobs.logs import configure_logs
 from jobs.options import CONTENT_TYPES, MODALITIES, OutputFormat, UpscaleRequest
+from jobs.outbox import Outbox, Webhook, WebhookOutcome, WebhookState
 from jobs.profiles import PROFILES, Licence, Profile, find_profile
 from jobs.queue import JobQueue, dispatched_job
 from jobs.record import (
@@ -52,6 +53,7 @@ __all__ = [
     "MapInfo",
     "ModelInfo",
     "NewJob",
+    "Outbox",
     "OutputFormat",
     "Profile",
     "Progress",
@@ -62,6 +64,9 @@ __all__ = [
     "Signal",
     "Trust",
     "UpscaleRequest",
+    "Webhook",
+    "WebhookOutcome",
+    "WebhookState",
     "WorkerHeartbeat",
     "configure_logs",
     "connect",

@@ -49,6 +49,8 @@ ERROR_KINDS: dict[str, ErrorKind] = {
     "job-canceled": ErrorKind("The job was canceled and has no result", 409),
     "job-expired": ErrorKind("The job has expired and its files are deleted", 410),
     "map-not-found": ErrorKind("The job has no such map", 404),
+    "webhook-not-found": ErrorKind("The job has no webhook to send", 404),
+    "webhook-disabled": ErrorKind("The receiver wants no more webhooks for this job", 409),
     # the server
     "queue-full": ErrorKind("The queue is full", 429, is_retryable=True),
     "redis-unavailable": ErrorKind("The job database cannot be reached", 503, is_retryable=True),

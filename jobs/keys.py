@@ -11,6 +11,9 @@ COUNTERS = "m3esr:counters"  # HASH "profile|state|reason" -> jobs ended so
 LEASES = "m3esr:leases"  # ZSET id of a running job by the time its lease runs out, seconds since 1970
 RECOVERIES = "m3esr:recoveries"  # HASH cause -> how often a job was brought back from it
 REAPER_LOCK = "m3esr:reaper"  # STRING with the one reaper at work
+OUTBOX = "m3esr:webhooks"  # ZSET id of a job whose webhook is to be sent by the time of its next try, as above
+DEAD_WEBHOOKS = "m3esr:webhooks:dead"  # ZSET id of a job whose webhook was given up by the time of that
+WEBHOOK_DELIVERIES = "m3esr:webhooks:deliveries"  # HASH outcome -> tries that came out so
 WORKERS = "m3esr:workers"  # ZSET worker id by the time its heartbeat runs out
 API_KEYS = "m3esr:api-keys"  # ZSET id of an API key, revoked ones too, by the time it was made
 RATE_LIMITS = "m3esr:limits"  # prefix of the counters that the limits library keeps
@@ -47,6 +50,11 @@ def index_key(owner: str) -> str:
 def api_key_key(key_id: str) -> str:
     """HASH of one API key."""
     return f"m3esr:api-key:{key_id}"
+
+
+def webhook_key(job_id: str) -> str:
+    """HASH of the webhook that tells the end of one job."""
+    return f"m3esr:webhook:{job_id}"
 
 
 def queue_name(profile: str) -> str:

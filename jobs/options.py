@@ -1,7 +1,7 @@
 """What a caller may ask of one upscaling, checked, and the output size that follows from it."""
 
 import math
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -9,7 +9,9 @@ from jobs.errors import JobError
 
 ColorCorrection = Literal["wavelet", "adain", "none"]
 OutputFormat = Literal["png", "jpeg", "webp", "avif", "tiff"]
+WebhookEvent = Literal["job.succeeded", "job.failed", "job.canceled"]
 
+WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = get_args(WebhookEvent)
 MODALITIES = ("segmentation", "depth", "edge", "dino", "text")
 MAX_SCALE = 4.0
 MAX_SIDE = 65_535
@@ -90,6 +92,19 @@ class UpscaleRequest(BaseModel):
         le=30 * 86_400,
         description="How long the finished job is kept; absent: the server's.",
     )
+    webhook_url: str | None = Field(
+        default=None, max_length=2048, description="Told when the job ends, by a signed POST (Standard Webhooks)."
+    )
+    webhook_events: tuple[WebhookEvent, ...] | None = Field(
+        default=None, min_length=1, description="Ends that `webhook_url` is told of; absent: every one."
+    )
+
+    @field_validator("webhook_events", mode="before")
+    @classmethod
+    def _read_events(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+        return value
 
     @field_validator("modalities", mode="before")
     @classmethod
@@ -114,7 +129,7 @@ class UpscaleRequest(BaseModel):
         return values
 
     @model_validator(mode="after")
-    def _one_size(self) -> Self:
+    def _check_together(self) -> Self:
         ways = {
             "scale": self.scale is not None,
             "width/height": self.width is not None or self.height is not None,
@@ -123,6 +138,8 @@ class UpscaleRequest(BaseModel):
         given = [name for name, is_given in ways.items() if is_given]
         if len(given) > 1:
             raise ValueError(f"give one of {' and '.join(given)}, not both")
+        if self.webhook_events and not self.webhook_url:
+            raise ValueError("webhook_events needs a webhook_url")
         return self
 
     def output_size(self, lr_width: int, lr_height: int) -> tuple[int, int]:

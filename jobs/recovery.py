@@ -62,6 +62,8 @@ class Recovery:
                 keys.EXPIRY,
                 keys.COUNTERS,
                 keys.RECOVERIES,
+                keys.webhook_key(job_id),
+                keys.OUTBOX,
             ],
             args=[
                 job_id,

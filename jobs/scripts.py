@@ -2,8 +2,10 @@
 
 Every script keeps four rules: a final job never changes status again (but to expired), only the attempt that
 holds the job may report or end it, a job is in its profile's waiting set exactly while it is queued, and it has a
-lease exactly while it is running.
+lease exactly while it is running. A script that ends a job also puts its webhook into the outbox, if it asked for one.
 """
+
+from jobs.webhook_scripts import TELL
 
 # KEYS job, waiting, index, expiry, sequence. ARGV id, base, now, gives_up_at, max_waiting.
 # -> sequence, 0 when the queue is full, -1 when the id is taken
@@ -51,10 +53,12 @@ redis.call('HINCRBY', KEYS[1], 'version', 1)
 return 'continue'
 """
 
-# KEYS job, expiry, counters, durations, leases.
+# KEYS job, expiry, counters, durations, leases, webhook, outbox.
 # ARGV id, attempt_id, status, outcome, now, expires_at, counter, kept_durations
 # -> 1 published, 0 fenced
-FINISH = """
+FINISH = (
+    TELL
+    + """
 local held = redis.call('HMGET', KEYS[1], 'status', 'attempt_id', 'started_at')
 if held[1] ~= 'running' or held[2] ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], 'status', ARGV[3], 'outcome', ARGV[4],
@@ -67,8 +71,10 @@ if ARGV[3] == 'succeeded' then
   redis.call('LPUSH', KEYS[4], string.format('%.3f', tonumber(ARGV[5]) - tonumber(held[3])))
   redis.call('LTRIM', KEYS[4], 0, tonumber(ARGV[8]) - 1)
 end
+tell(KEYS[1], KEYS[6], KEYS[7], ARGV[1], 'job.' .. ARGV[3], ARGV[3], ARGV[5], ARGV[6])
 return 1
 """
+)
 
 # KEYS job, waiting, leases. ARGV id, attempt_id. -> 1 waiting again at its old place, 0 fenced
 # A run that was put back is not charged as an attempt: its worker was told to end, nothing is wrong with the job.
@@ -84,10 +90,12 @@ redis.call('ZADD', KEYS[2], held[3], ARGV[1])
 return 1
 """
 
-# KEYS job, waiting, leases, expiry, counters, recoveries.
+# KEYS job, waiting, leases, expiry, counters, recoveries, webhook, outbox.
 # ARGV id, now, max_attempts, failed_outcome, expires_at, failed_counter, canceled_counter
 # -> 'queued', 'failed', 'canceled', or 'held' when the lease was renewed or the job ended meanwhile
-RECLAIM = """
+RECLAIM = (
+    TELL
+    + """
 local lease = redis.call('ZSCORE', KEYS[3], ARGV[1])
 if not lease or tonumber(lease) > tonumber(ARGV[2]) then return 'held' end
 redis.call('ZREM', KEYS[3], ARGV[1])
@@ -106,6 +114,7 @@ if ending then
   redis.call('HSET', KEYS[1], 'status', ending, 'finished_at', ARGV[2], 'expires_at', ARGV[5])
   redis.call('ZADD', KEYS[4], ARGV[5], ARGV[1])
   redis.call('HINCRBY', KEYS[5], counter, 1)
+  tell(KEYS[1], KEYS[7], KEYS[8], ARGV[1], 'job.' .. ending, ending, ARGV[2], ARGV[5])
   return ending
 end
 redis.call('HSET', KEYS[1], 'status', 'queued')
@@ -113,9 +122,13 @@ redis.call('HDEL', KEYS[1], 'progress', 'started_at')
 redis.call('ZADD', KEYS[2], held[4], ARGV[1])
 return 'queued'
 """
+)
 
-# KEYS job, waiting, expiry, counters. ARGV id, now, expires_at, counter. -> status before, nil without a job
-CANCEL = """
+# KEYS job, waiting, expiry, counters, webhook, outbox. ARGV id, now, expires_at, counter.
+# -> status before, nil without a job
+CANCEL = (
+    TELL
+    + """
 local status = redis.call('HGET', KEYS[1], 'status')
 if status == 'queued' then
   redis.call('ZREM', KEYS[2], ARGV[1])
@@ -123,6 +136,7 @@ if status == 'queued' then
   redis.call('HINCRBY', KEYS[1], 'version', 1)
   redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
   redis.call('HINCRBY', KEYS[4], ARGV[4], 1)
+  tell(KEYS[1], KEYS[5], KEYS[6], ARGV[1], 'job.canceled', 'canceled', ARGV[2], ARGV[3])
 elseif status == 'running' then
   if redis.call('HSET', KEYS[1], 'cancel_requested', 1) == 1 then
     redis.call('HINCRBY', KEYS[1], 'version', 1)
@@ -130,6 +144,7 @@ elseif status == 'running' then
 end
 return status
 """
+)
 
 # KEYS job, waiting, index, expiry, leases. ARGV id, force. -> 1 gone, 0 still queued or running (or never there)
 DELETE = """
@@ -141,15 +156,23 @@ for i = 2, 5 do redis.call('ZREM', KEYS[i], ARGV[1]) end
 return 1
 """
 
-# KEYS job, waiting, index, expiry, leases. ARGV id, now, tombstone_seconds. -> 1 expired now, 0 not due
-EXPIRE = """
+# KEYS job, waiting, index, expiry, leases, webhook, outbox. ARGV id, now, tombstone_seconds.
+# -> 1 expired now, 0 not due. A job that nobody ended ends here; its caller is told that it failed.
+EXPIRE = (
+    TELL
+    + """
 local due = redis.call('ZSCORE', KEYS[4], ARGV[1])
 if not due or tonumber(due) > tonumber(ARGV[2]) then return 0 end
 for i = 2, 5 do redis.call('ZREM', KEYS[i], ARGV[1]) end
 if redis.call('EXISTS', KEYS[1]) == 0 then return 1 end
+local status = redis.call('HGET', KEYS[1], 'status')
+if status == 'queued' or status == 'running' then
+  tell(KEYS[1], KEYS[6], KEYS[7], ARGV[1], 'job.failed', 'expired', ARGV[2], ARGV[2] + ARGV[3])
+end
 redis.call('HSET', KEYS[1], 'status', 'expired')
 redis.call('HDEL', KEYS[1], 'attempt_id', 'progress')
 redis.call('HINCRBY', KEYS[1], 'version', 1)
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1
 """
+)

@@ -1,16 +1,17 @@
 """Settings of service and worker, read from the environment with the prefix M3ESR_."""
 
+import base64
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Settings(BaseSettings):
     """Every setting, with its default and its unit; `M3ESR_PORT=9000` sets `port`."""
 
-    model_config = SettingsConfigDict(env_prefix="M3ESR_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="M3ESR_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     redis_url: str = Field(default="redis://127.0.0.1:6379/0", description="Redis or Valkey that holds the jobs.")
     storage_url: str = Field(
@@ -65,6 +66,15 @@ class Settings(BaseSettings):
     heartbeat_seconds: int = Field(
         default=15, gt=2, description="A worker silent for this long is no longer counted, in seconds."
     )
+    webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="Key that signs webhooks, `whsec_` and base64 of 24 to 64 bytes; several, separated by spaces, "
+        "while receivers change from one to the other. Without it a `webhook_url` is refused.",
+    )
+    webhook_allow_http: bool = Field(default=False, description="Send webhooks to http:// addresses too.")
+    webhook_allow_private: bool = Field(
+        default=False, description="Send webhooks to loopback and private addresses too, for receivers on premises."
+    )
     worker_metrics_host: str = Field(default="127.0.0.1", description="Address of the worker's /metrics.")
     worker_metrics_port: int = Field(
         default=8001, ge=0, le=65535, description="Port of the worker's /metrics; 0 switches it off."
@@ -80,7 +90,34 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_secrets(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value().strip():
+            return None  # compose passes a variable that is not set on as an empty one
+        _decode_secrets(value)
+        return value
+
+    @property
+    def webhook_keys(self) -> tuple[bytes, ...]:
+        """The keys inside `webhook_secret`; none without it."""
+        return _decode_secrets(self.webhook_secret) if self.webhook_secret else ()
+
     @property
     def default_profile(self) -> str:
         """The profile of a request that names none."""
         return self.profiles[0]
+
+
+def _decode_secrets(secret: SecretStr) -> tuple[bytes, ...]:
+    keys = []
+    for text in secret.get_secret_value().split():
+        bare = text.removeprefix("whsec_")
+        try:
+            key = base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
+        except ValueError:
+            key = b""
+        if bare == text or not 24 <= len(key) <= 64:
+            raise ValueError("each secret is whsec_ and the base64 of 24 to 64 bytes")
+        keys.append(key)
+    return tuple(keys)

@@ -99,7 +99,14 @@ class JobStore:
         record = self.require(job_id)
         now = self._clock()
         self._cancel(
-            keys=[keys.job_key(job_id), keys.waiting_key(record.profile), keys.EXPIRY, keys.COUNTERS],
+            keys=[
+                keys.job_key(job_id),
+                keys.waiting_key(record.profile),
+                keys.EXPIRY,
+                keys.COUNTERS,
+                keys.webhook_key(job_id),
+                keys.OUTBOX,
+            ],
             args=[job_id, now, now + record.ttl_seconds, counter_name(record.profile, JobStatus.CANCELED, "")],
         )
         return self.require(job_id)
@@ -176,6 +183,8 @@ class JobStore:
                 keys.COUNTERS,
                 keys.durations_key(record.profile),
                 keys.LEASES,
+                keys.webhook_key(job_id),
+                keys.OUTBOX,
             ],
             args=[
                 job_id,
@@ -216,6 +225,7 @@ class JobStore:
         """Mark a job whose time is over as expired, for a day, then forget it; False when it is not due."""
         record = self.get(job_id)
         places = self._places(job_id, record.profile, record.owner) if record else self._places(job_id, "", "")
+        places += [keys.webhook_key(job_id), keys.OUTBOX]
         return bool(self._expire(keys=places, args=[job_id, self._clock(), TOMBSTONE_SECONDS]))
 
     def num_accepted(self) -> int:

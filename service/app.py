@@ -9,15 +9,16 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from jobs import BlobStore, HeartbeatRegistry, JobQueue, JobStore, KeyStore, RedisClient, Settings, connect
+from jobs import BlobStore, HeartbeatRegistry, JobQueue, JobStore, KeyStore, Outbox, RedisClient, Settings, connect
 from service.access import identify
 from service.context import Context
-from service.metrics import QueueCollector, ServiceMetrics
+from service.metrics import QueueCollector, ServiceMetrics, WebhookCollector
 from service.problems import Problem, install_problems, problem_responses
-from service.routes import events, files, health, jobs, pages, profiles, upscale
+from service.routes import events, files, health, jobs, pages, profiles, upscale, webhooks
 from service.shell import Shell
 from service.sweeper import sweep_for_ever
 from service.throttle import Throttle
+from service.webhooks import Deliverer, Guard
 
 # What answers without an API key: health, metrics and the pages. All else asks for one as soon as there are keys.
 _OPEN = (health, pages)
@@ -38,15 +39,17 @@ def create_app(settings: Settings, redis: RedisClient | None = None, blobs: Blob
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        sweeping = asyncio.create_task(sweep_for_ever(context.store, context.blobs))
+        beside = [asyncio.create_task(sweep_for_ever(context.store, context.blobs))]
+        if keys := settings.webhook_keys:  # a guard of its own: lookups for requests do not hold deliveries back
+            beside.append(asyncio.create_task(Deliverer(context.outbox, keys, Guard(settings)).run()))
         yield
-        sweeping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await sweeping
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
 
     app = FastAPI(title="M3ESR", version=_version(), docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.context = context
-    for module in (upscale, jobs, files, events, profiles, health, pages):
+    for module in (upscale, jobs, files, events, webhooks, profiles, health, pages):
         if module in _OPEN:
             app.include_router(module.router)
         else:
@@ -60,7 +63,9 @@ def create_app(settings: Settings, redis: RedisClient | None = None, blobs: Blob
 def _assemble(settings: Settings, redis: RedisClient, blobs: BlobStore) -> Context:
     store, heartbeats, metrics = JobStore(redis), HeartbeatRegistry(redis), ServiceMetrics()
     queue = JobQueue(redis, job_timeout_seconds=settings.job_timeout_seconds)
+    outbox = Outbox(redis)
     metrics.registry.register(QueueCollector(store, queue, heartbeats, settings.profiles))
+    metrics.registry.register(WebhookCollector(outbox))
     return Context(
         settings=settings,
         redis=redis,
@@ -71,6 +76,8 @@ def _assemble(settings: Settings, redis: RedisClient, blobs: BlobStore) -> Conte
         keys=KeyStore(redis),
         metrics=metrics,
         throttle=Throttle(redis),
+        outbox=outbox,
+        webhook_guard=Guard(settings),
     )
 
 

@@ -5,9 +5,10 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from jobs import BlobStore, HeartbeatRegistry, JobQueue, JobStore, KeyStore, RedisClient, Settings
+from jobs import BlobStore, HeartbeatRegistry, JobQueue, JobStore, KeyStore, Outbox, RedisClient, Settings
 from service.metrics import ServiceMetrics
 from service.throttle import Throttle
+from service.webhooks import Guard
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Context:
     keys: KeyStore
     metrics: ServiceMetrics
     throttle: Throttle
+    outbox: Outbox
+    webhook_guard: Guard
 
 
 def find_context(request: Request) -> Context:

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from jobs import REDIS_AWAY, HeartbeatRegistry, JobQueue, JobStore
+from jobs import REDIS_AWAY, HeartbeatRegistry, JobQueue, JobStore, Outbox
 
 
 class QueueCollector(Collector):
@@ -66,6 +66,29 @@ class QueueCollector(Collector):
             gauge.add_metric([profile, "ready"], num_ready)
             gauge.add_metric([profile, "loading"], len(serving) - num_ready)
         return gauge
+
+
+class WebhookCollector(Collector):
+    """Reads from Redis what became of webhooks; tells nothing while it is away."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    def describe(self) -> Iterable[Metric]:
+        return []  # as above
+
+    def collect(self) -> Iterable[Metric]:
+        tries = CounterMetricFamily("m3esr_webhook_deliveries", "Tries to send a webhook", labels=["outcome"])
+        pending = GaugeMetricFamily("m3esr_webhooks_pending", "Webhooks to be sent, now or later")
+        dead = GaugeMetricFamily("m3esr_webhooks_dead", "Webhooks that were given up and can be replayed")
+        try:
+            for outcome, count in self._outbox.deliveries().items():
+                tries.add_metric([outcome], count)
+            pending.add_metric([], self._outbox.num_pending())
+            dead.add_metric([], self._outbox.num_dead())
+        except REDIS_AWAY:
+            return []
+        return [tries, pending, dead]
 
 
 class ServiceMetrics:

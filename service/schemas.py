@@ -14,7 +14,10 @@ from jobs import (
     ResultInfo,
     Trust,
     UpscaleRequest,
+    WebhookOutcome,
+    WebhookState,
 )
+from jobs.options import WEBHOOK_EVENTS, WebhookEvent
 from jobs.record import ErrorInfo
 from service.context import Context
 
@@ -37,6 +40,21 @@ class MapView(MapInfo):
 
     url: str
     npy_url: str
+
+
+class WebhookView(BaseModel):
+    """The webhook of a job. state: null when the job ended in none of its events, or it is forgotten.
+
+    attempts: tries since the job ended or the webhook was replayed. last_status: HTTP status of the last try.
+    """
+
+    url: str
+    events: tuple[WebhookEvent, ...]
+    state: WebhookState | None
+    attempts: int
+    last_outcome: WebhookOutcome | None
+    last_status: int | None
+    next_attempt_at: datetime | None
 
 
 class JobView(BaseModel):
@@ -68,6 +86,7 @@ class JobView(BaseModel):
     seed: int
     error: ErrorInfo | None
     attempts: int
+    webhook: WebhookView | None
 
 
 class JobList(BaseModel):
@@ -168,6 +187,23 @@ def view_job(context: Context, record: JobRecord) -> JobView:
         seed=record.options.seed if outcome.seed is None else outcome.seed,
         error=outcome.error,
         attempts=record.attempts,
+        webhook=view_webhook(context, record),
+    )
+
+
+def view_webhook(context: Context, record: JobRecord) -> WebhookView | None:
+    """What the job's end is told to, and how far that is; None when it asked for no webhook."""
+    if record.options.webhook_url is None:
+        return None
+    webhook = context.outbox.get(record.id)
+    return WebhookView(
+        url=record.options.webhook_url,
+        events=record.options.webhook_events or WEBHOOK_EVENTS,
+        state=webhook.state if webhook else None if record.status.is_final else WebhookState.PENDING,
+        attempts=webhook.attempts if webhook else 0,
+        last_outcome=webhook.last_outcome if webhook else None,
+        last_status=webhook.last_status if webhook else None,
+        next_attempt_at=webhook.next_attempt_at if webhook else None,
     )
 
 

@@ -11,12 +11,14 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from jobs import JobError, JobRecord, UpscaleRequest
+from jobs.options import WEBHOOK_EVENTS
 from service.access import CallerDep
 from service.context import Context, ContextDep
 from service.intake import accept
 from service.problems import problem_responses
 from service.schemas import JobView, job_url, view_job
 from service.uploads import Upload, read_form, read_options, screen_image
+from service.webhooks import screen_webhook
 
 MAX_WAIT_SECONDS = 60
 _WAIT = re.compile(r"wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
@@ -33,6 +35,11 @@ def _form_schema() -> dict[str, Any]:
         "title": "Modalities",
         "default": "segmentation,depth,edge,dino,text",
         "description": "Names, or name:strength with 0 to 2, comma-separated; `none` switches all off.",
+    }
+    properties["webhook_events"] = {
+        "type": "string",
+        "title": "Webhook Events",
+        "description": f"Of {', '.join(WEBHOOK_EVENTS)}, comma-separated; absent: all.",
     }
     image = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, AVIF or TIFF."}
     return {
@@ -80,7 +87,9 @@ async def upscale(request: Request, context: ContextDep, caller: CallerDep) -> J
     try:
         await run_in_threadpool(context.throttle.admit, caller)  # before the body is read
         data, fields = await read_form(request)
-        upload = await run_in_threadpool(_screen, context, data, fields)
+        options = read_options(fields, context.settings)
+        await screen_webhook(options.webhook_url, context.settings, context.webhook_guard)
+        upload = await run_in_threadpool(_screen, context, data, options)
         key = request.headers.get("idempotency-key")
         record, is_replayed = await run_in_threadpool(accept, context, caller, upload, request.scope["request_id"], key)
     except JobError as error:
@@ -101,8 +110,7 @@ async def upscale(request: Request, context: ContextDep, caller: CallerDep) -> J
     return JSONResponse(view.model_dump(mode="json"), status_code=status, headers=headers)
 
 
-def _screen(context: Context, data: bytes, fields: dict[str, str]) -> Upload:
-    options = read_options(fields, context.settings)
+def _screen(context: Context, data: bytes, options: UpscaleRequest) -> Upload:
     return Upload(data=data, input=screen_image(data, options, context.settings), options=options)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from jobs import BlobStore, JobQueue, JobRecord, JobStatus, JobStore, connect, input_key, result_key
+from jobs.keys import OUTBOX
 from tests.chaos.processes import Service, Worker, wait_until
 from tests.conftest import RedisServer
 from tests.fakes import a_job, picture
@@ -75,7 +76,7 @@ class Fleet:
 
     def submit(self, **options: Any) -> str:
         """Accept one job as the API does: the input, the record, the dispatch."""
-        job = a_job(**options)
+        job = a_job(webhook_url="https://hooks.test/", **options)
         self.blobs.put(input_key(job.id), picture())
         self.queue.enqueue(self.store.create(job, max_queue_length=10_000))
         self.job_ids.append(job.id)
@@ -106,7 +107,7 @@ class Fleet:
         return self.records()
 
     def check_published_once(self, records: list[JobRecord]) -> None:
-        """Every job succeeded, has the files of one run, intact, and was counted once."""
+        """Every job succeeded, has the files of one run, intact, was counted once, and left one webhook to send."""
         for record in records:
             assert record.status is JobStatus.SUCCEEDED, record
             assert record.attempt_id is not None and record.outcome.result is not None
@@ -114,6 +115,8 @@ class Fleet:
             assert image is not None, f"{record.id} has no result"
             assert hashlib.sha256(image).hexdigest() == record.outcome.result.sha256
         assert sum(self.store.counters().values()) == len(records)
+        asked = sorted(record.id for record in records if record.options.webhook_url)
+        assert sorted(raw.decode() for raw in self.redis.zrange(OUTBOX, 0, -1)) == asked
 
     def take_storage_away(self) -> Callable[[], None]:
         """As when a network drive goes; how to bring it back."""

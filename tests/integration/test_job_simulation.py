@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from jobs import JobOutcome, JobQueue, JobStatus, JobStore, Progress, Recovery, Signal, connect, dispatched_job
-from jobs.keys import LEASES, rq_list, waiting_key
+from jobs.keys import LEASES, OUTBOX, rq_list, waiting_key, webhook_key
 from tests.fakes import FakeClock, a_job
 
 LEASE_SECONDS = 15.0
@@ -36,10 +36,10 @@ class JobSimulation(RuleBasedStateMachine):
         self.job_ids, self.runs, self.ended = [], [], {}
         self.attempt_ids = (f"attempt-{n}" for n in itertools.count())
 
-    @rule(is_dispatched=st.booleans())
-    def accept(self, is_dispatched):
+    @rule(is_dispatched=st.booleans(), webhook_url=st.sampled_from(["https://hooks.test/", None]))
+    def accept(self, is_dispatched, webhook_url):
         """The service may die before it hands the job on."""
-        record = self.store.create(a_job(), max_queue_length=10_000)
+        record = self.store.create(a_job(webhook_url=webhook_url), max_queue_length=10_000)
         self.job_ids.append(record.id)
         if is_dispatched:
             self.queue.enqueue(record)
@@ -124,6 +124,10 @@ class JobSimulation(RuleBasedStateMachine):
             assert (by_status[job_id].status, by_status[job_id].attempt_id) == (status, attempt_id)
             if status is JobStatus.SUCCEEDED:
                 assert by_status[job_id].outcome.caption == attempt_id
+        asked = {job_id for job_id, record in by_status.items() if record.options.webhook_url}
+        assert {raw.decode() for raw in self.redis.zrange(OUTBOX, 0, -1)} == asked & set(self.ended)
+        for job_id in asked & set(self.ended):  # one webhook each, and of the end that was published
+            assert self.redis.hget(webhook_key(job_id), "status").decode() == by_status[job_id].status
         assert sum(self.store.counters().values()) == len(self.ended)
         assert all(record.attempts <= MAX_ATTEMPTS for record in by_status.values())
 

@@ -21,6 +21,7 @@ V1_ROUTES = [
     ("GET", "/v1/jobs/0123/result"),
     ("GET", "/v1/jobs/0123/maps/depth"),
     ("DELETE", "/v1/jobs/0123"),
+    ("POST", "/v1/jobs/0123/webhook/replay"),
     ("GET", "/v1/profiles"),
 ]
 OPEN_ROUTES = ["/livez", "/metrics", "/", "/docs", "/openapi.json", "/web/app.js"]

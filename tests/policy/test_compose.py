@@ -22,6 +22,8 @@ NOT_PASSED_ON = {
     "worker_metrics_host",
     "worker_metrics_port",
 }
+# Passed on to the API alone.
+FOR_THE_SERVICE = {"webhook_secret", "webhook_allow_http", "webhook_allow_private"}
 
 
 def block(text: str, *path: str) -> str:
@@ -93,7 +95,10 @@ def test_service_and_worker_share_images_and_settings():
         assert items(block(COMPOSE, "services", name, "volumes")) == [f"blobs:{folder}"]
         assert "<<: *settings" in block(COMPOSE, "services", name, "environment")
     passed = set(re.findall(r"^  M3ESR_(\w+):", block(COMPOSE, "x-settings"), re.MULTILINE))
-    assert passed == {name.upper() for name in set(Settings.model_fields) - NOT_PASSED_ON}
+    assert passed == {name.upper() for name in set(Settings.model_fields) - NOT_PASSED_ON - FOR_THE_SERVICE}
+    for name in FOR_THE_SERVICE:
+        assert f"M3ESR_{name.upper()}:" in block(COMPOSE, "services", "service", "environment")
+        assert f"M3ESR_{name.upper()}:" not in block(COMPOSE, "services", "worker", "environment")
 
 
 def test_a_worker_has_time_to_finish_its_job_or_to_put_it_back():

@@ -14,7 +14,7 @@ API = ROOT / "docs" / "api.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
 PACKAGES = ("jobs", "service", "worker", "models", "m3esr")
 BEGIN, END = "<!-- settings: begin -->\n", "<!-- settings: end -->\n"
-UNSET = {"checkpoint": "those of the profile"}
+UNSET = {"checkpoint": "those of the profile", "webhook_secret": "none: no webhooks"}
 
 
 def settings_table() -> str:
@@ -84,7 +84,7 @@ def test_every_form_field_is_in_the_api_document():
     assert missing({"file", *UpscaleRequest.model_fields, *MODALITIES}, API) == []
 
 
-@pytest.mark.parametrize("shape", ["JobView", "Problem", "MapView", "ResultView", "Trust", "ModelInfo"])
+@pytest.mark.parametrize("shape", ["JobView", "Problem", "MapView", "ResultView", "Trust", "ModelInfo", "WebhookView"])
 def test_every_field_of_an_answer_is_in_the_api_document(shape):
     schemas = json.loads((ROOT / "docs" / "openapi.json").read_text())["components"]["schemas"]
     assert missing(set(schemas[shape]["properties"]), API) == []

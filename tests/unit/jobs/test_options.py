@@ -64,7 +64,10 @@ def test_any_scale_gives_a_size_within_the_limits(scale, width, height):
         {"modalities": "depth,depth"},
         {"modalities": ""},
         {"priority": 1},
-        {"webhook_url": "https://example.org"},
+        {"webhook_url": "https://example.org/" + "a" * 2048},
+        {"webhook_url": "https://example.org", "webhook_events": "job.running"},
+        {"webhook_url": "https://example.org", "webhook_events": ","},
+        {"webhook_events": "job.failed"},
     ],
 )
 def test_what_is_out_of_range_contradictory_or_unknown_is_refused(options):
@@ -81,3 +84,10 @@ def test_modalities_are_read_from_names_with_strengths():
 def test_a_request_survives_the_way_through_json(options):
     request = UpscaleRequest(**options)
     assert UpscaleRequest.model_validate_json(request.model_dump_json()) == request
+
+
+def test_webhook_events_are_read_from_names_and_survive_the_record():
+    request = UpscaleRequest(webhook_url="https://example.org", webhook_events="job.failed, job.canceled,job.failed")
+    assert request.webhook_events == ("job.failed", "job.canceled")
+    for each in (request, UpscaleRequest()):
+        assert UpscaleRequest.model_validate_json(each.model_dump_json()) == each

@@ -63,6 +63,8 @@ def test_logs_are_json_lines_with_what_is_bound(capfd):
         with structlog.contextvars.bound_contextvars(job_id="abc"):
             structlog.get_logger().info("job_accepted", width=3)
             structlog.get_logger().debug("unheard")
+        for name in ("httpx", "httpcore.http11"):
+            logging.getLogger(name).info("POST https://hooks.test/?key=hidden")  # as they do for every request
     finally:
         structlog.reset_defaults()
         logging.getLogger().handlers[:] = handlers

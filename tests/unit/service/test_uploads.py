@@ -120,7 +120,7 @@ def test_form_fields_are_read_as_the_numbers_they_spell():
 @pytest.mark.parametrize(
     ("fields", "code", "field"),
     [
-        ({"webhook_url": "https://example.org"}, "invalid-option", "webhook_url"),
+        ({"webhook_url": "https://example.org/" + "a" * 2048}, "invalid-option", "webhook_url"),
         ({"priority": "1"}, "invalid-option", "priority"),
         ({"sclae": "2"}, "invalid-option", "sclae"),
         ({"scale": "two"}, "invalid-option", "scale"),
