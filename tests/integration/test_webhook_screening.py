@@ -3,11 +3,12 @@
 import base64
 
 import pytest
+from pydantic import SecretStr
 
 from tests.integration.serving import upload
 
 OPEN = {
-    "webhook_secret": "whsec_" + base64.b64encode(b"k" * 32).decode(),
+    "webhook_secret": SecretStr("whsec_" + base64.b64encode(b"k" * 32).decode()),
     "webhook_allow_http": True,
     "webhook_allow_private": True,
 }
