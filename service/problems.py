@@ -61,7 +61,8 @@ def invalid_option(error: ValidationError | RequestValidationError) -> JobError:
     """The problem behind a failed validation, naming the first field at fault."""
     faults = error.errors()
     places = [
-        ".".join(str(part) for part in fault["loc"] if part not in ("query", "path", "header")) for fault in faults
+        ".".join(str(part) for part in fault["loc"] if part not in ("query", "path", "header", "body"))
+        for fault in faults
     ]
     words = [
         f"{place}: {_words(fault)}" if place else _words(fault) for place, fault in zip(places, faults, strict=True)
