@@ -168,7 +168,7 @@ def test_anothers_job_answers_as_an_unknown_id_does(service, method, path, is_fi
     headers = {**bob, "X-Request-Id": "same", "Accept": "*/*"}
     foreign_answer = service.http.request(method, path.replace("0123", job["id"]), headers=headers)
     unknown_answer = service.http.request(method, path.replace("0123", unknown), headers=headers)
-    assert_problem(foreign_answer, 404, "job-not-found")
+    assert_problem(foreign_answer, 404, "batch-not-found" if "batches" in path else "job-not-found")
     assert foreign_answer.content.replace(job["id"].encode(), unknown.encode()) == unknown_answer.content
     told = [{**answer.headers, "date": ""} for answer in (foreign_answer, unknown_answer)]
     assert told[0] == told[1]

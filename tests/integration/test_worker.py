@@ -20,6 +20,7 @@ from jobs import (
     dispatched_job,
     input_key,
     map_key,
+    preview_key,
     queue_name,
     result_key,
 )
@@ -105,7 +106,7 @@ def test_maps_off_publishes_none(bench):
     bench.drain(FakeUpscaler())
     assert bench.store.require(job_id).outcome.maps == {}
     assert sorted(bench.blobs.keys(job_id)) == sorted(
-        [f"{job_id}/input", result_key(job_id, bench.store.require(job_id).attempt_id)]
+        [f"{job_id}/input"] + [key(job_id, bench.store.require(job_id).attempt_id) for key in (result_key, preview_key)]
     )
 
 
