@@ -90,6 +90,15 @@ def _store(context: Context, batch: Batch, new_jobs: Sequence[NewJob], uploads: 
         for job in new_jobs:
             context.queue.enqueue(context.store.require(job.id))
     except BaseException:
-        for job in new_jobs:
-            intake.undo(context, job.id)
+        _undo(context, batch)
         raise
+
+
+def _undo(context: Context, batch: Batch) -> None:
+    for job_id in batch.job_ids:
+        intake.undo(context, job_id)
+    try:
+        if context.batches.get(batch.id) == batch:  # not the one that another request made with the same key
+            context.batches.delete(batch.id)
+    except Exception:  # it ends by itself, and has no jobs
+        structlog.get_logger().exception("leftovers_of_a_refused_batch", batch_id=batch.id)
