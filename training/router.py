@@ -4,8 +4,8 @@
 
 With everything else frozen, the marginal gain of modality m at patch i is Delta = -<grad_h loss(h_static), E_m> at the
 static fusion h_static = z + sum w_bar E_m. Maximising Cov(w, Delta) with a quadratic price on w - w_bar makes w - w_bar
-the router's estimate of the expected gain, standardised per modality and divided by the price; centring Delta keeps
-E[w] = w_bar. The theorem sets no price; without one every weight would end at 0 or 1.
+the router's estimate of the expected gain, standardised per modality and divided by the price; centring Delta within a
+picture keeps E[w] = w_bar. The theorem sets no price; without one every weight would end at 0 or 1.
 
 The router looks at four times the area of the denoiser's crop: the gains of four neighbouring crops, one view.
 """
@@ -26,7 +26,7 @@ from training.denoiser import MARGIN, TOKENS, GuidedConfig, GuidedStage, inner, 
 from training.guided import GuidedBatch, GuidedPairs, quarter
 from training.loop import LoopConfig, Trainer
 
-MOMENTUM = 0.98  # of the running mean and deviation of the gains
+MOMENTUM = 0.98  # of the running deviation of the gains
 
 
 class MarginalGains:
@@ -34,7 +34,6 @@ class MarginalGains:
 
     def __init__(self, stage: GuidedStage):
         self.stage = stage
-        self.mean: Tensor | None = None
         self.square: Tensor | None = None
 
     def measure(self, batch: GuidedBatch) -> dict[str, Tensor]:
@@ -58,13 +57,16 @@ class MarginalGains:
         return {name: -F.cosine_similarity(gradient, read, dim=-1) for name, read in reads.items()}
 
     def standardise(self, gains: dict[str, Tensor]) -> Tensor:
-        """(M, B, P) with mean 0 and deviation 1 over the run."""
+        """(M, B, P) with mean 0 in this batch and deviation 1 over the run.
+
+        Centred in each batch: how much a modality gains everywhere drifts with the noise level and the picture, and a
+        router that followed it would end with weights that are the same for all patches.
+        """
         stacked = torch.stack(list(gains.values()))
-        mean, square = stacked.mean((1, 2)), stacked.square().mean((1, 2))
-        self.mean = mean if self.mean is None else torch.lerp(mean, self.mean, MOMENTUM)
+        centred = stacked - stacked.mean((1, 2), keepdim=True)
+        square = centred.square().mean((1, 2), keepdim=True)
         self.square = square if self.square is None else torch.lerp(square, self.square, MOMENTUM)
-        deviation = (self.square - self.mean.square()).clamp_min(1e-24).sqrt()
-        return (stacked - self.mean[:, None, None]) / deviation[:, None, None]
+        return centred / self.square.clamp_min(1e-24).sqrt()
 
 
 def join_quarters(gains: Tensor) -> Tensor:
@@ -113,7 +115,7 @@ def train(args: argparse.Namespace) -> None:
         weights = router(batch.lr_image, uncertainty_map)
         stacked = torch.stack([inner(weights[name], 1).flatten(1) for name in measured])
         losses = router_losses(stacked, join_quarters(gains.standardise(measured)), config.mean_weight, args.price)
-        return losses | {"deviation": stacked.std()}
+        return losses | {"deviation": stacked.std((1, 2)).mean()}
 
     loop = LoopConfig(
         num_steps=args.num_steps,
