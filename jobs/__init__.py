@@ -1,9 +1,11 @@
 """The contract between the service and the worker: job records, options, queue, blob store, settings."""
 
 from jobs.access import ApiKey, KeyStore
-from jobs.blobs import BlobStore, input_key, map_key, result_key
+from jobs.batches import Batch, BatchStore
+from jobs.blobs import BlobStore, input_key, map_key, preview_key, result_key
 from jobs.connection import REDIS_AWAY, RedisClient, connect
 from jobs.errors import ERROR_KINDS, PROBLEM_TYPE_PREFIX, JobError
+from jobs.estimate import Work, plan_work
 from jobs.heartbeat import HeartbeatRegistry, WorkerHeartbeat
 from jobs.keys import TASK_NAME, is_job_id, new_job_id, queue_name
 from jobs.logs import configure_logs
@@ -20,6 +22,7 @@ from jobs.record import (
     MapInfo,
     ModelInfo,
     NewJob,
+    PreviewInfo,
     Progress,
     ResultInfo,
     Trust,
@@ -38,6 +41,8 @@ __all__ = [
     "REDIS_AWAY",
     "TASK_NAME",
     "ApiKey",
+    "Batch",
+    "BatchStore",
     "BlobStore",
     "ErrorInfo",
     "HeartbeatRegistry",
@@ -55,6 +60,7 @@ __all__ = [
     "NewJob",
     "Outbox",
     "OutputFormat",
+    "PreviewInfo",
     "Profile",
     "Progress",
     "Recovery",
@@ -67,6 +73,7 @@ __all__ = [
     "Webhook",
     "WebhookOutcome",
     "WebhookState",
+    "Work",
     "WorkerHeartbeat",
     "configure_logs",
     "connect",
@@ -76,6 +83,8 @@ __all__ = [
     "is_job_id",
     "map_key",
     "new_job_id",
+    "plan_work",
+    "preview_key",
     "queue_name",
     "result_key",
 ]

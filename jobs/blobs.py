@@ -33,6 +33,11 @@ def map_key(job_id: str, attempt_id: str, name: str, suffix: str) -> str:
     return f"{attempt_prefix(job_id, attempt_id)}/maps/{name}.{suffix}"
 
 
+def preview_key(job_id: str, attempt_id: str) -> str:
+    """Where the preview of one run lies, a JPEG."""
+    return f"{attempt_prefix(job_id, attempt_id)}/preview"
+
+
 def _checked(job_id: str) -> str:
     # The id is part of a path: one that is not ours could climb out of the folder.
     if not keys.is_job_id(job_id):
@@ -77,6 +82,16 @@ class BlobStore:
             return None
         except (OSError, obstore.exceptions.BaseError) as error:
             raise _storage_error(error) from error
+
+    def exists(self, key: str) -> bool:
+        """Whether there is a blob under `key`. Raises JobError storage-unavailable."""
+        try:
+            obstore.head(self._store, key)
+        except FileNotFoundError:
+            return False
+        except (OSError, obstore.exceptions.BaseError) as error:
+            raise _storage_error(error) from error
+        return True
 
     def keys(self, prefix: str | None = None) -> list[str]:
         """The keys under the folder `prefix` (without one: all of them)."""

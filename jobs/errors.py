@@ -32,6 +32,7 @@ ERROR_KINDS: dict[str, ErrorKind] = {
     "unauthorized": ErrorKind("An API key is needed", 401),
     "rate-limited": ErrorKind("Too many requests", 429, is_retryable=True),
     "quota-exceeded": ErrorKind("The quota of pixels is used up", 429, is_retryable=True),
+    "too-many-files": ErrorKind("The batch has too many files", 422),
     # the request
     "malformed-form": ErrorKind("The multipart form cannot be parsed", 400),
     "invalid-option": ErrorKind("A field of the request is not valid", 422),
@@ -48,7 +49,10 @@ ERROR_KINDS: dict[str, ErrorKind] = {
     "job-failed": ErrorKind("The job failed and has no result", 409),
     "job-canceled": ErrorKind("The job was canceled and has no result", 409),
     "job-expired": ErrorKind("The job has expired and its files are deleted", 410),
+    "job-not-replayable": ErrorKind("The job did not fail and was not canceled", 409),
     "map-not-found": ErrorKind("The job has no such map", 404),
+    "preview-not-found": ErrorKind("The job has no preview", 404, is_retryable=True),
+    "batch-not-found": ErrorKind("There is no such batch", 404),
     "webhook-not-found": ErrorKind("The job has no webhook to send", 404),
     "webhook-disabled": ErrorKind("The receiver wants no more webhooks for this job", 409),
     # the server

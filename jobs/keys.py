@@ -78,13 +78,18 @@ def waiting_key(profile: str) -> str:
 
 
 def durations_key(profile: str) -> str:
-    """LIST of the last run times of a profile in seconds, newest first."""
+    """LIST of the last runs of a profile, newest first: seconds, and the work that was in it (`jobs.estimate`)."""
     return f"m3esr:durations:{profile}"
 
 
 def worker_key(worker_id: str) -> str:
     """STRING with one worker's heartbeat."""
     return f"m3esr:worker:{worker_id}"
+
+
+def batch_key(batch_id: str) -> str:
+    """STRING with the jobs of one batch."""
+    return f"m3esr:batch:{batch_id}"
 
 
 def idempotency_key(digest: str, owner: str) -> str:

@@ -49,7 +49,8 @@ class WebhookOutcome(StrEnum):
 class Webhook(BaseModel):
     """What is sent of one job's end, and how far that is. claim: of the deliverer that sends it now, else empty.
 
-    attempts: tries since the job ended or the webhook was replayed. last_status: the HTTP status of the last try.
+    attempts: tries since the job ended or the webhook was replayed. replays: of the job, before this end of it.
+    last_status: the HTTP status of the last try.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -61,6 +62,7 @@ class Webhook(BaseModel):
     ended_at: datetime
     state: WebhookState
     attempts: int
+    replays: int = 0
     claim: str = ""
     last_outcome: WebhookOutcome | None = None
     last_status: int | None = None
@@ -68,8 +70,8 @@ class Webhook(BaseModel):
 
     @property
     def id(self) -> str:
-        """The webhook-id: the same in every try and replay, for a job ends once."""
-        return f"msg_{self.job_id}"
+        """The webhook-id: the same in every try and replay of the webhook; a replayed job ends anew, with a new id."""
+        return f"msg_{self.job_id}" + (f"_{self.replays}" if self.replays else "")
 
     def body(self) -> bytes:
         """The JSON to send, the same bytes in every try: no image, no prompt."""

@@ -1,6 +1,7 @@
 """The catalogue of profiles: what a caller may know of each before sending an image."""
 
 from dataclasses import dataclass
+from math import ceil
 
 from jobs.errors import JobError
 
@@ -13,6 +14,39 @@ class Licence:
     name: str
     url: str
     is_commercial_use_allowed: bool
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How the networks cut an image, for who must not load them; a test holds it to the networks' own plan.
+
+    patch, min_side: in input pixels; the rest in patches. scale: pixels a side that leave the networks per input pixel.
+    """
+
+    patch: int = 4
+    min_side: int = 16
+    scale: int = 4
+    region: int = 32
+    region_overlap: int = 4
+    tile: int = 12
+    tile_overlap: int = 2
+
+    def count(self, width: int, height: int) -> tuple[int, int, int]:
+        """(regions, tiles in all of them, pixels leaving the networks) for an input of width x height pixels."""
+        sides = [ceil(max(side, self.min_side) / self.patch) for side in (width, height)]
+        region_sides = [min(side, self.region) for side in sides]
+        num_regions = num_tiles = num_pixels = 1
+        for side, region_side in zip(sides, region_sides, strict=True):
+            regions = _pieces(side, self.region, self.region_overlap)
+            num_regions *= regions
+            num_tiles *= regions * _pieces(region_side, self.tile, self.tile_overlap)
+            num_pixels *= regions * region_side * self.patch * self.scale
+        return num_regions, num_tiles, num_pixels
+
+
+def _pieces(length: int, piece: int, overlap: int) -> int:
+    # All pieces of an axis have one length, and neighbours share the overlap at least.
+    return 1 if length <= piece else 1 + ceil((length - piece) / (piece - overlap))
 
 
 @dataclass(frozen=True)
@@ -29,6 +63,7 @@ class Profile:
     cfg_scale: float
     runs_on: str
     licences: tuple[Licence, ...]
+    tiling: Tiling = Tiling()
 
 
 _SD35 = Licence("Stable Diffusion 3.5 medium", "Stability AI Community License", "https://stability.ai/license", True)

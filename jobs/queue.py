@@ -10,6 +10,7 @@ from rq.serializers import JSONSerializer
 
 from jobs import keys
 from jobs.connection import RedisClient
+from jobs.estimate import Work, expected_seconds, run_duration
 from jobs.record import JobRecord
 
 # RQ's own copy of a job is of no use once it ran: the record is ours. Its default keeps failures for a year.
@@ -57,12 +58,29 @@ class JobQueue:
 
     def eta_seconds(self, record: JobRecord, position: int, num_workers: int) -> float | None:
         """Expected seconds until this waiting job is done, from the last runs; None while unknown."""
-        durations = [float(raw) for raw in self._redis.lrange(keys.durations_key(record.profile), 0, -1)]
-        if not durations or num_workers < 1:
+        mean_seconds = self._mean_seconds(record.profile)
+        if mean_seconds is None or num_workers < 1:
             return None
-        mean_seconds = sum(durations) / len(durations)
         # The workers drain the line side by side, and the job at hand still has to run itself.
         return round(mean_seconds * (position // num_workers + 1), 1)
+
+    def run_seconds(self, profile: str, work: Work) -> float | None:
+        """Expected seconds that a run with that work takes, from the last runs; None while unknown."""
+        seconds = expected_seconds(work, self._last_runs(profile))
+        return None if seconds is None else round(seconds, 2)
+
+    def wait_seconds(self, profile: str, num_workers: int) -> float | None:
+        """Expected seconds until a job accepted now begins, at most; None while unknown or without a worker.
+
+        A running job counts as a whole one, though part of it is done.
+        """
+        if num_workers < 1:
+            return None
+        # The leases are those of all profiles, but a worker has one at most.
+        num_running = min(int(self._redis.zcard(keys.LEASES)), num_workers)
+        num_rounds = (self.depth(profile) + num_running) // num_workers
+        mean_seconds = self._mean_seconds(profile) if num_rounds else 0.0
+        return None if mean_seconds is None else round(mean_seconds * num_rounds, 1)
 
     def depth(self, profile: str) -> int:
         """How many jobs wait."""
@@ -71,8 +89,18 @@ class JobQueue:
     def oldest_age_seconds(self, profile: str) -> float:
         """How long the first of the line has waited, in seconds; 0 when nobody waits."""
         first = self._redis.zrange(keys.waiting_key(profile), 0, 0)
-        created_at = self._redis.hget(keys.job_key(first[0].decode()), "created_at") if first else None
-        return max(0.0, self._clock() - float(created_at)) if created_at else 0.0
+        if not first:
+            return 0.0
+        moments = self._redis.hmget(keys.job_key(first[0].decode()), "replayed_at", "created_at")
+        queued_at = next((moment for moment in moments if moment), None)
+        return max(0.0, self._clock() - float(queued_at)) if queued_at else 0.0
+
+    def _mean_seconds(self, profile: str) -> float | None:
+        durations = [run_duration(run) for run in self._last_runs(profile)]
+        return sum(durations) / len(durations) if durations else None
+
+    def _last_runs(self, profile: str) -> list[str]:
+        return [raw.decode() for raw in self._redis.lrange(keys.durations_key(profile), 0, -1)]
 
 
 def dispatch_id(job_id: str) -> str:

@@ -10,7 +10,7 @@ from jobs.options import OutputFormat, UpscaleRequest
 
 
 class JobStatus(StrEnum):
-    """Where a job stands; it moves queued -> running -> one of the final ones, and never back from those."""
+    """Where a job stands; it moves queued -> running -> a final one, and back from there only when it is replayed."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -57,6 +57,14 @@ class ResultInfo(_Frozen):
     content_type: str
     bytes: int
     sha256: str
+
+
+class PreviewInfo(_Frozen):
+    """The preview of a run: width and height in pixels; fraction in (0, 1] of the image that is done coarsely."""
+
+    width: int
+    height: int
+    fraction: float = Field(gt=0, le=1)
 
 
 class MapInfo(_Frozen):
@@ -125,6 +133,7 @@ class JobRecord(_Frozen):
     """One job. sequence: its place in the order of acceptance. version: grows with every change.
 
     attempt_id: the run that holds the job, and after its end the run whose files are the result. holder: its process.
+    replays: how often it was queued again after its end; replayed_at: when last. preview: of the run of attempt_id.
     owner: id of the API key that made it; empty for an anonymous caller.
     """
 
@@ -135,18 +144,22 @@ class JobRecord(_Frozen):
     input: InputInfo
     owner: str = ""
     request_id: str = ""
+    batch_id: str | None = None
     ttl_seconds: int
     sequence: int
     version: int
     created_at: datetime
+    replayed_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     expires_at: datetime | None = None
     attempts: int = 0
+    replays: int = 0
     attempt_id: str | None = None
     holder: str | None = None
     is_cancel_requested: bool = False
     progress: Progress | None = None
+    preview: PreviewInfo | None = None
     outcome: JobOutcome = JobOutcome()
 
 
@@ -159,6 +172,7 @@ class NewJob(_Frozen):
     input: InputInfo
     owner: str = ""
     request_id: str = ""
+    batch_id: str | None = None
     ttl_seconds: int
 
 

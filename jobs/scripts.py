@@ -1,23 +1,33 @@
 """The state machine of a job as Lua: Redis runs each script whole, so no two changes can interleave.
 
-Every script keeps four rules: a final job never changes status again (but to expired), only the attempt that
-holds the job may report or end it, a job is in its profile's waiting set exactly while it is queued, and it has a
-lease exactly while it is running. A script that ends a job also puts its webhook into the outbox, if it asked for one.
+Every script keeps four rules: a final job never changes status again (but to expired, and by REPLAY back to queued
+when it failed or was canceled), only the attempt that holds the job may report or end it, a job is in its profile's
+waiting set exactly while it is queued, and it has a lease exactly while it is running. A script that ends a job also
+puts its webhook into the outbox, if it asked for one.
 """
 
 from jobs.webhook_scripts import TELL
 
-# KEYS job, waiting, index, expiry, sequence. ARGV id, base, now, gives_up_at, max_waiting.
-# -> sequence, 0 when the queue is full, -1 when the id is taken
+# KEYS waiting, index, expiry, sequence, batch, then one job each.
+# ARGV now, gives_up_at, max_waiting, batch ('' for none), batch_seconds, then id and base of each job.
+# -> sequence of the last, 0 when the queue has no room for all of them, -1 when an id is taken
 CREATE = """
-if redis.call('EXISTS', KEYS[1]) == 1 then return -1 end
-if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[5]) then return 0 end
-local sequence = redis.call('INCR', KEYS[5])
-redis.call('HSET', KEYS[1], 'base', ARGV[2], 'status', 'queued', 'sequence', sequence, 'version', 1,
-           'created_at', ARGV[3], 'expires_at', ARGV[4], 'attempts', 0)
-redis.call('ZADD', KEYS[2], sequence, ARGV[1])
-redis.call('ZADD', KEYS[3], sequence, ARGV[1])
-redis.call('ZADD', KEYS[4], ARGV[4], ARGV[1])
+local num_jobs = #KEYS - 5
+for i = 5, #KEYS do
+  if redis.call('EXISTS', KEYS[i]) == 1 then return -1 end
+end
+if redis.call('ZCARD', KEYS[1]) + num_jobs > tonumber(ARGV[3]) then return 0 end
+local sequence
+for i = 1, num_jobs do
+  local id = ARGV[4 + 2 * i]
+  sequence = redis.call('INCR', KEYS[4])
+  redis.call('HSET', KEYS[5 + i], 'base', ARGV[5 + 2 * i], 'status', 'queued', 'sequence', sequence, 'version', 1,
+             'created_at', ARGV[1], 'expires_at', ARGV[2], 'attempts', 0)
+  redis.call('ZADD', KEYS[1], sequence, id)
+  redis.call('ZADD', KEYS[2], sequence, id)
+  redis.call('ZADD', KEYS[3], ARGV[2], id)
+end
+if ARGV[4] ~= '' then redis.call('SET', KEYS[5], ARGV[4], 'EX', ARGV[5]) end
 return sequence
 """
 
@@ -29,7 +39,7 @@ if redis.call('HGET', KEYS[1], 'status') ~= 'queued' then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1])
 redis.call('HSET', KEYS[1], 'status', 'running', 'attempt_id', ARGV[2], 'started_at', ARGV[3], 'holder', ARGV[5])
-redis.call('HDEL', KEYS[1], 'progress')
+redis.call('HDEL', KEYS[1], 'progress', 'preview')
 redis.call('HINCRBY', KEYS[1], 'attempts', 1)
 redis.call('HINCRBY', KEYS[1], 'version', 1)
 return 1
@@ -53,8 +63,17 @@ redis.call('HINCRBY', KEYS[1], 'version', 1)
 return 'continue'
 """
 
+# KEYS job. ARGV attempt_id, preview. -> 1 told, 0 fenced
+PREVIEW = """
+local held = redis.call('HMGET', KEYS[1], 'status', 'attempt_id')
+if held[1] ~= 'running' or held[2] ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'preview', ARGV[2])
+redis.call('HINCRBY', KEYS[1], 'version', 1)
+return 1
+"""
+
 # KEYS job, expiry, counters, durations, leases, webhook, outbox.
-# ARGV id, attempt_id, status, outcome, now, expires_at, counter, kept_durations
+# ARGV id, attempt_id, status, outcome, now, expires_at, counter, kept_durations, run
 # -> 1 published, 0 fenced
 FINISH = (
     TELL
@@ -68,7 +87,7 @@ redis.call('ZREM', KEYS[5], ARGV[1])
 redis.call('ZADD', KEYS[2], ARGV[6], ARGV[1])
 redis.call('HINCRBY', KEYS[3], ARGV[7], 1)
 if ARGV[3] == 'succeeded' then
-  redis.call('LPUSH', KEYS[4], string.format('%.3f', tonumber(ARGV[5]) - tonumber(held[3])))
+  redis.call('LPUSH', KEYS[4], string.format('%.3f %s', tonumber(ARGV[5]) - tonumber(held[3]), ARGV[9]))
   redis.call('LTRIM', KEYS[4], 0, tonumber(ARGV[8]) - 1)
 end
 tell(KEYS[1], KEYS[6], KEYS[7], ARGV[1], 'job.' .. ARGV[3], ARGV[3], ARGV[5], ARGV[6])
@@ -82,7 +101,7 @@ RELEASE = """
 local held = redis.call('HMGET', KEYS[1], 'status', 'attempt_id', 'sequence')
 if held[1] ~= 'running' or held[2] ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], 'status', 'queued')
-redis.call('HDEL', KEYS[1], 'attempt_id', 'progress', 'started_at', 'holder')
+redis.call('HDEL', KEYS[1], 'attempt_id', 'progress', 'preview', 'started_at', 'holder')
 redis.call('HINCRBY', KEYS[1], 'attempts', -1)
 redis.call('HINCRBY', KEYS[1], 'version', 1)
 redis.call('ZREM', KEYS[3], ARGV[1])
@@ -102,7 +121,7 @@ redis.call('ZREM', KEYS[3], ARGV[1])
 local held = redis.call('HMGET', KEYS[1], 'status', 'attempts', 'cancel_requested', 'sequence')
 if held[1] ~= 'running' then return 'held' end
 redis.call('HINCRBY', KEYS[6], tonumber(lease) == 0 and 'worker_died' or 'lease_expired', 1)
-redis.call('HDEL', KEYS[1], 'attempt_id', 'holder')
+redis.call('HDEL', KEYS[1], 'attempt_id', 'holder', 'preview')
 redis.call('HINCRBY', KEYS[1], 'version', 1)
 local ending, counter
 if held[3] then ending, counter = 'canceled', ARGV[7]
@@ -146,6 +165,31 @@ return status
 """
 )
 
+# KEYS job, waiting, index, expiry, sequence, webhook, outbox, dead. ARGV id, now, gives_up_at, max_waiting.
+# -> its new sequence, 0 when the queue is full, -1 when it is not failed or canceled, -2 when its time is over.
+# It goes to the end of the line, and what its last life left goes, a webhook that was not delivered too: its new end
+# is told anew. A late run of that life is fenced as any other.
+REPLAY = """
+local held = redis.call('HMGET', KEYS[1], 'status', 'expires_at')
+if held[1] ~= 'failed' and held[1] ~= 'canceled' then return -1 end
+if tonumber(held[2]) <= tonumber(ARGV[2]) then return -2 end
+if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[4]) then return 0 end
+local sequence = redis.call('INCR', KEYS[5])
+redis.call('HDEL', KEYS[1], 'outcome', 'attempt_id', 'holder', 'progress', 'preview', 'started_at', 'finished_at',
+           'cancel_requested')
+redis.call('HSET', KEYS[1], 'status', 'queued', 'sequence', sequence, 'attempts', 0, 'replayed_at', ARGV[2],
+           'expires_at', ARGV[3])
+redis.call('HINCRBY', KEYS[1], 'replays', 1)
+redis.call('HINCRBY', KEYS[1], 'version', 1)
+redis.call('ZADD', KEYS[2], sequence, ARGV[1])
+redis.call('ZADD', KEYS[3], sequence, ARGV[1])
+redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
+redis.call('DEL', KEYS[6])
+redis.call('ZREM', KEYS[7], ARGV[1])
+redis.call('ZREM', KEYS[8], ARGV[1])
+return sequence
+"""
+
 # KEYS job, waiting, index, expiry, leases. ARGV id, force. -> 1 gone, 0 still queued or running (or never there)
 DELETE = """
 local status = redis.call('HGET', KEYS[1], 'status')
@@ -170,7 +214,7 @@ if status == 'queued' or status == 'running' then
   tell(KEYS[1], KEYS[6], KEYS[7], ARGV[1], 'job.failed', 'expired', ARGV[2], ARGV[2] + ARGV[3])
 end
 redis.call('HSET', KEYS[1], 'status', 'expired')
-redis.call('HDEL', KEYS[1], 'attempt_id', 'progress')
+redis.call('HDEL', KEYS[1], 'attempt_id', 'progress', 'preview')
 redis.call('HINCRBY', KEYS[1], 'version', 1)
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1

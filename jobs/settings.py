@@ -33,7 +33,9 @@ class Settings(BaseSettings):
     checkpoint: Path | None = Field(
         default=None, description="Weights the worker loads instead of those that come with the profile."
     )
-    max_upload_bytes: int = Field(default=32 * 2**20, gt=0, description="Largest body of POST /v1/upscale, in bytes.")
+    max_upload_bytes: int = Field(
+        default=32 * 2**20, gt=0, description="Largest body of a request, in bytes; of a batch with all its files."
+    )
     max_input_pixels: int = Field(default=24_000_000, gt=0, description="Largest input image, in pixels.")
     max_output_pixels: int = Field(default=24_000_000, gt=0, description="Largest output image, in pixels.")
     max_queue_length: int = Field(
@@ -47,6 +49,7 @@ class Settings(BaseSettings):
     megapixels_per_day: int = Field(
         default=0, ge=0, description="Output pixels one API key may order in a day, in millions; 0: no limit."
     )
+    max_batch_files: int = Field(default=20, gt=0, le=1000, description="Files that one POST /v1/batches may send.")
     ttl_seconds: int = Field(
         default=86_400, ge=60, description="How long a finished job and its images are kept, in seconds."
     )

@@ -1,20 +1,24 @@
 """Job records in Redis: one hash per job, changed only by the scripts of jobs.scripts."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
 from jobs import keys, scripts
+from jobs.batches import Batch
 from jobs.connection import RedisClient
 from jobs.errors import JobError
-from jobs.record import ErrorInfo, JobOutcome, JobRecord, JobStatus, NewJob, Progress, utc
+from jobs.estimate import plan_work, write_run
+from jobs.record import ErrorInfo, JobOutcome, JobRecord, JobStatus, NewJob, PreviewInfo, Progress, utc
 
 QUEUE_FULL_RETRY_SECONDS = 10
 # A job that no worker ended in this time is given up, so that nothing is kept for ever.
 GIVE_UP_SECONDS = 7 * 86_400
 # How long an expired job still answers "expired" rather than "never heard of it".
 TOMBSTONE_SECONDS = 86_400
+# Longer than any job of a batch without a replay; how much longer is added by what its jobs ask for.
+BATCH_SECONDS = GIVE_UP_SECONDS + TOMBSTONE_SECONDS
 KEPT_DURATIONS = 32
 # How long a run may go without renewing its lease before the job is given to another worker.
 LEASE_SECONDS = 15.0
@@ -44,9 +48,11 @@ class JobStore:
         self._begin = redis.register_script(scripts.BEGIN)
         self._renew = redis.register_script(scripts.RENEW)
         self._progress = redis.register_script(scripts.PROGRESS)
+        self._preview = redis.register_script(scripts.PREVIEW)
         self._finish = redis.register_script(scripts.FINISH)
         self._release = redis.register_script(scripts.RELEASE)
         self._cancel = redis.register_script(scripts.CANCEL)
+        self._replay = redis.register_script(scripts.REPLAY)
         self._delete = redis.register_script(scripts.DELETE)
         self._expire = redis.register_script(scripts.EXPIRE)
 
@@ -54,26 +60,24 @@ class JobStore:
 
     def create(self, job: NewJob, *, max_queue_length: int) -> JobRecord:
         """Accept `job` as queued, at the end of its profile's line. Raises JobError queue-full."""
-        now = self._clock()
-        sequence = self._create(
-            keys=[
-                keys.job_key(job.id),
-                keys.waiting_key(job.profile),
-                keys.index_key(job.owner),
-                keys.EXPIRY,
-                keys.SEQUENCE,
-            ],
-            args=[job.id, job.model_dump_json(), now, now + GIVE_UP_SECONDS, max_queue_length],
-        )
-        if sequence == -1:
-            raise ValueError(f"job id {job.id} is taken")
-        if sequence == 0:
-            raise JobError(
-                "queue-full",
-                f"{max_queue_length} jobs are waiting for '{job.profile}'. Try again later.",
-                retry_after_seconds=QUEUE_FULL_RETRY_SECONDS,
-            )
+        self.create_all([job], max_queue_length=max_queue_length)
         return self.require(job.id)
+
+    def create_all(self, jobs: Sequence[NewJob], *, max_queue_length: int, batch: Batch | None = None) -> None:
+        """Accept all of `jobs`, of one profile and owner, as queued in their order, and their batch; or none of them.
+
+        Raises JobError queue-full when there is no room for all, ValueError when an id is taken.
+        """
+        now, profile, owner = self._clock(), jobs[0].profile, jobs[0].owner
+        places = [keys.waiting_key(profile), keys.index_key(owner), keys.EXPIRY, keys.SEQUENCE]
+        places += [keys.batch_key(batch.id if batch else ""), *(keys.job_key(job.id) for job in jobs)]
+        told = (batch.model_dump_json(), BATCH_SECONDS + jobs[0].ttl_seconds) if batch else ("", 0)
+        described = [part for job in jobs for part in (job.id, job.model_dump_json())]
+        sequence = self._create(keys=places, args=[now, now + GIVE_UP_SECONDS, max_queue_length, *told, *described])
+        if sequence == -1:
+            raise ValueError(f"an id is taken: one of {', '.join(job.id for job in jobs)}")
+        if sequence == 0:
+            raise queue_full(profile, max_queue_length, len(jobs))
 
     def get(self, job_id: str) -> JobRecord | None:
         """The record, or None when there is none."""
@@ -109,6 +113,28 @@ class JobStore:
             ],
             args=[job_id, now, now + record.ttl_seconds, counter_name(record.profile, JobStatus.CANCELED, "")],
         )
+        return self.require(job_id)
+
+    def replay(self, job_id: str, *, max_queue_length: int) -> JobRecord:
+        """Queue a failed or canceled job again, at the end of the line, as if it had just been accepted.
+
+        Its attempts begin anew; it counts as accepted once more, and once more when it ends. It must be enqueued.
+        Raises JobError job-not-found, job-not-replayable, job-expired or queue-full.
+        """
+        record, now = self.require(job_id), self._clock()
+        places = [*self._places(job_id, record.profile, record.owner)[:4], keys.SEQUENCE]
+        sequence = self._replay(
+            keys=[*places, keys.webhook_key(job_id), keys.OUTBOX, keys.DEAD_WEBHOOKS],
+            args=[job_id, now, now + GIVE_UP_SECONDS, max_queue_length],
+        )
+        if sequence == 0:
+            raise queue_full(record.profile, max_queue_length)
+        if sequence == -2 or record.status is JobStatus.EXPIRED:
+            raise JobError("job-expired", "The time of the job is over and its upload is deleted.")
+        if sequence == -1:
+            raise JobError("job-not-replayable", f"The job is {record.status.value}.")
+        if record.batch_id:
+            self._redis.expire(keys.batch_key(record.batch_id), BATCH_SECONDS + record.ttl_seconds)
         return self.require(job_id)
 
     def delete(self, job_id: str, *, force: bool = False) -> bool:
@@ -160,6 +186,10 @@ class JobStore:
         answer = self._progress(keys=[keys.job_key(job_id)], args=[attempt_id, progress.model_dump_json()])
         return Signal(answer.decode())
 
+    def report_preview(self, job_id: str, attempt_id: str, preview: PreviewInfo) -> bool:
+        """Tell that the run's preview is stored; False (nothing changed) when another attempt holds the job."""
+        return bool(self._preview(keys=[keys.job_key(job_id)], args=[attempt_id, preview.model_dump_json()]))
+
     def is_cancel_requested(self, job_id: str) -> bool:
         """Whether the caller asked a running job to stop."""
         return bool(self._redis.hexists(keys.job_key(job_id), "cancel_requested"))
@@ -175,6 +205,9 @@ class JobStore:
         if record is None:
             return False
         reason = outcome.error.code if outcome.error else ""
+        run = ""
+        if status is JobStatus.SUCCEEDED:  # only these are measured
+            run = write_run(plan_work(record.options, record.input.width, record.input.height), outcome.timings)
         now = self._clock()
         is_published = self._finish(
             keys=[
@@ -195,6 +228,7 @@ class JobStore:
                 now + record.ttl_seconds,
                 counter_name(record.profile, status, reason),
                 KEPT_DURATIONS,
+                run,
             ],
         )
         return bool(is_published)
@@ -253,6 +287,13 @@ def _not_found() -> JobError:
     return JobError("job-not-found", "No job has this id; it may have been deleted.")
 
 
+def queue_full(profile: str, max_queue_length: int, num_jobs: int = 1) -> JobError:
+    """The refusal of `num_jobs` for which the line has no room."""
+    room = "" if num_jobs == 1 else f" There is no room for {num_jobs} at once."
+    detail = f"At most {max_queue_length} jobs may wait for '{profile}'.{room} Try again later."
+    return JobError("queue-full", detail, retry_after_seconds=QUEUE_FULL_RETRY_SECONDS)
+
+
 def counter_name(profile: str, status: JobStatus, reason: str) -> str:
     """The field of `keys.COUNTERS` for jobs of a profile that ended so."""
     return f"{profile}|{status.value}|{reason}"
@@ -263,7 +304,7 @@ def _read(raw: Mapping[bytes, bytes]) -> JobRecord:
     base = NewJob.model_validate_json(fields["base"])
     moments: dict[str, Any] = {
         name: utc(float(fields[name]))
-        for name in ("created_at", "started_at", "finished_at", "expires_at")
+        for name in ("created_at", "replayed_at", "started_at", "finished_at", "expires_at")
         if name in fields
     }
     if "finished_at" not in moments:
@@ -275,9 +316,11 @@ def _read(raw: Mapping[bytes, bytes]) -> JobRecord:
         sequence=int(fields["sequence"]),
         version=int(fields["version"]),
         attempts=int(fields["attempts"]),
+        replays=int(fields.get("replays", 0)),
         attempt_id=fields["attempt_id"].decode() if "attempt_id" in fields else None,
         holder=fields["holder"].decode() if "holder" in fields else None,
         is_cancel_requested="cancel_requested" in fields,
         progress=Progress.model_validate_json(fields["progress"]) if "progress" in fields else None,
+        preview=PreviewInfo.model_validate_json(fields["preview"]) if "preview" in fields else None,
         outcome=JobOutcome.model_validate_json(fields["outcome"]) if "outcome" in fields else JobOutcome(),
     )

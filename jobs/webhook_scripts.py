@@ -4,7 +4,7 @@ A webhook's hash holds its claim: whoever took the entry last. A deliverer that 
 """
 
 # A function for the scripts of jobs.scripts that end a job. The job's own options say whether and of what to tell;
-# a final job never ends again, so there is one entry for each job at most.
+# a final job never ends again before it is replayed, which drops its entry: there is one for each job at most.
 TELL = """
 local function tell(job, webhook, outbox, id, event, status, now, kept_until)
   local options = cjson.decode(redis.call('HGET', job, 'base')).options
@@ -15,7 +15,8 @@ local function tell(job, webhook, outbox, id, event, status, now, kept_until)
   end
   if not is_asked then return end
   redis.call('HSET', webhook, 'url', options.webhook_url, 'event', event, 'status', status, 'ended_at', now,
-             'kept_until', kept_until, 'state', 'pending', 'attempts', 0, 'next_attempt_at', now)
+             'kept_until', kept_until, 'state', 'pending', 'attempts', 0, 'next_attempt_at', now,
+             'replays', redis.call('HGET', job, 'replays') or 0)
   redis.call('ZADD', outbox, now, id)
 end
 """

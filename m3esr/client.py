@@ -6,7 +6,7 @@ import random
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -62,6 +62,20 @@ class Job:
         return f"{stage} {step}/{num_steps}" if step and num_steps else stage
 
 
+@dataclass(frozen=True)
+class Batch:
+    """A batch as the server last told it; jobs in the order of its files. body: the whole answer."""
+
+    id: str
+    jobs: tuple[Job, ...]
+    body: dict[str, Any]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all of its jobs are over."""
+        return all(job.is_final for job in self.jobs)
+
+
 class Client:
     """One server. Answers 429 and 503 are tried again after their Retry-After, for `patience_seconds` in all.
 
@@ -106,16 +120,39 @@ class Client:
         """
         data = image if isinstance(image, bytes) else Path(image).read_bytes()
         name = filename or ("image" if isinstance(image, bytes) else Path(image).name)
-        form = {field: _form_value(value) for field, value in options.items() if value is not None}
         # One key for all tries of this call: a POST whose answer was lost does not become a second job.
         response = self._ask(
             "POST",
             "v1/upscale",
-            data=form,
-            files={"file": (name, data, mimetypes.guess_type(name)[0] or "application/octet-stream")},
+            data=_form(options),
+            files={"file": (name, data, _content_type(name))},
             headers={"Idempotency-Key": uuid.uuid4().hex},
         )
         return _job(response)
+
+    def submit_batch(self, images: Sequence[Path | str], **options: Any) -> Batch:
+        """Send several images with the same options, accepted all together or not at all; fields as for `submit`.
+
+        Raises OSError when a path cannot be read.
+        """
+        paths = [Path(image) for image in images]
+        files = [("file", (path.name, path.read_bytes(), _content_type(path.name))) for path in paths]
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        return _batch(self._ask("POST", "v1/batches", data=_form(options), files=files, headers=headers))
+
+    def batch(self, batch_id: str) -> Batch:
+        """How the jobs of a batch stand."""
+        return _batch(self._ask("GET", f"v1/batches/{batch_id}"))
+
+    def cancel_batch(self, batch: Batch) -> None:
+        """Cancel the jobs that are not over, or delete a finished batch."""
+        self._ask("DELETE", f"v1/batches/{batch.id}")
+
+    def estimate(self, width: int, height: int, **options: Any) -> dict[str, Any]:
+        """What an image of width x height pixels would become, and in how many seconds; fields as for `submit`."""
+        given = {name: value for name, value in options.items() if value is not None}
+        body = {"input": {"width": width, "height": height}, "options": given}
+        return dict(self._ask("POST", "v1/estimate", json=body).json())
 
     def job(self, job_id: str) -> Job:
         """How the job stands."""
@@ -154,6 +191,15 @@ class Client:
             name: self._ask("GET", self._absolute(info["url"]), headers=headers).content
             for name, info in described.items()
         }
+
+    def preview(self, job: Job) -> bytes | None:
+        """The coarse image so far, a JPEG; None while there is none."""
+        url = (job.body.get("preview") or {}).get("url")
+        return self._ask("GET", self._absolute(url)).content if url else None
+
+    def replay(self, job: Job) -> Job:
+        """Queue a failed or canceled job again, under its id."""
+        return _job(self._ask("POST", f"v1/jobs/{job.id}/replay"))
 
     def cancel(self, job: Job) -> None:
         """Cancel the job, or delete it when it is final."""
@@ -213,6 +259,14 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
 
 
+def _form(options: dict[str, Any]) -> dict[str, str]:
+    return {field: _form_value(value) for field, value in options.items() if value is not None}
+
+
+def _content_type(name: str) -> str:
+    return mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+
 def _form_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -223,10 +277,21 @@ def _form_value(value: Any) -> str:
 
 def _job(response: httpx.Response) -> Job:
     try:
-        body = response.json()
-        return Job(id=str(body["id"]), status=str(body["status"]), body=body)
+        return _read_job(response.json())
     except (ValueError, KeyError, TypeError) as error:
         raise ClientError(f"{response.url} did not answer with a job: is it an M3ESR server?") from error
+
+
+def _read_job(body: dict[str, Any]) -> Job:
+    return Job(id=str(body["id"]), status=str(body["status"]), body=body)
+
+
+def _batch(response: httpx.Response) -> Batch:
+    try:
+        body = response.json()
+        return Batch(id=str(body["id"]), jobs=tuple(map(_read_job, body["jobs"])), body=body)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ClientError(f"{response.url} did not answer with a batch: is it an M3ESR server?") from error
 
 
 def _require_success(job: Job) -> Job:

@@ -2,8 +2,10 @@
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from models.denoising.sampling import flow_sigmas
 from models.modalities.caption import describe
 from models.modalities.text import tokenize
 from models.network import M3ESR, SCALE
+from models.preview import OnPreview, PreviewCanvas
 from models.region import CELLS, Region, crop, denoise
 from models.requests import OnProgress, ProgressEvent, UpscaleOptions, UpscaleResult
 from models.resize import resize
@@ -102,9 +105,16 @@ class Upscaler:
 
     @torch.inference_mode()
     def upscale(
-        self, lr_image: NDArray[np.float32], options: UpscaleOptions, on_progress: OnProgress | None = None
+        self,
+        lr_image: NDArray[np.float32],
+        options: UpscaleOptions,
+        on_progress: OnProgress | None = None,
+        on_preview: OnPreview | None = None,
     ) -> UpscaleResult:
-        """lr_image (H, W, 3) in [0, 1], any size from 1x1. Beyond input and output, memory is that of one region."""
+        """lr_image (H, W, 3) in [0, 1], any size from 1x1. Beyond input and output, memory is that of one region.
+
+        on_preview: told the coarse image, small, after each region's; it changes nothing of the result.
+        """
         if lr_image.ndim != 3 or lr_image.shape[2] != 3 or lr_image.size == 0:
             raise ValueError(f"lr_image has shape {lr_image.shape}; expected (H, W, 3), alpha is handled apart")
         height, width = lr_image.shape[:2]
@@ -122,10 +132,14 @@ class Upscaler:
         maps = BlendAccumulator(plan, rows, columns, REGION_OVERLAP)
         sigmas = flow_sigmas(num_steps, self.config.sampler.shift)
         names = tuple(name for name in VISUAL_MODALITIES if options.strength(name) > 0)
+        canvas = None
+        if on_preview is not None:
+            canvas = PreviewCanvas(lr[..., :height, :width], output_size(width, height, options), len(plan), on_preview)
         for index, tile in enumerate(plan):
             watch.region = index
             region = Region(crop(lr, tile, PATCH), crop(noise, tile, CELLS), text_ids, null_ids)
-            sr_region, region_maps = self.run_region(region, names, options, sigmas, watch)
+            show = canvas and partial(canvas.add, tile.top * PATCH, tile.left * PATCH, scale=SCALE)
+            sr_region, region_maps = self.run_region(region, names, options, sigmas, watch, show)
             image.add(tile, sr_region)
             maps.add(tile, region_maps)
         watch.region = len(plan) - 1
@@ -149,12 +163,20 @@ class Upscaler:
         )
 
     def run_region(
-        self, region: Region, names: tuple[str, ...], options: UpscaleOptions, sigmas: Tensor, watch: Stopwatch
+        self,
+        region: Region,
+        names: tuple[str, ...],
+        options: UpscaleOptions,
+        sigmas: Tensor,
+        watch: Stopwatch,
+        show_coarse: Callable[[Tensor], None] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """SR image (1, 3, 16 rows, 16 columns) of a region and its maps (1, 1 + M, rows, columns), U first."""
         network = self.network
         with watch.stage("coarse", 0.0):
             upscaled, coarse_sr, uncertainty_map = network.estimate(region.lr_image)
+            if show_coarse is not None:
+                show_coarse(coarse_sr)
         with watch.stage("perception", 0.1):
             modalities, _ = network.render(region.lr_image, coarse_sr, names) if names else ({}, None)
         strengths = {name: options.strength(name) for name in names}

@@ -9,12 +9,23 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from jobs import BlobStore, HeartbeatRegistry, JobQueue, JobStore, KeyStore, Outbox, RedisClient, Settings, connect
+from jobs import (
+    BatchStore,
+    BlobStore,
+    HeartbeatRegistry,
+    JobQueue,
+    JobStore,
+    KeyStore,
+    Outbox,
+    RedisClient,
+    Settings,
+    connect,
+)
 from service.access import identify
 from service.context import Context
 from service.metrics import QueueCollector, ServiceMetrics, WebhookCollector
 from service.problems import Problem, install_problems, problem_responses
-from service.routes import events, files, health, jobs, pages, profiles, upscale, webhooks
+from service.routes import batches, estimate, events, files, health, jobs, pages, profiles, upscale, webhooks
 from service.shell import Shell
 from service.sweeper import sweep_for_ever
 from service.throttle import Throttle
@@ -49,7 +60,7 @@ def create_app(settings: Settings, redis: RedisClient | None = None, blobs: Blob
 
     app = FastAPI(title="M3ESR", version=_version(), docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.context = context
-    for module in (upscale, jobs, files, events, webhooks, profiles, health, pages):
+    for module in (upscale, batches, estimate, jobs, files, events, webhooks, profiles, health, pages):
         if module in _OPEN:
             app.include_router(module.router)
         else:
@@ -70,6 +81,7 @@ def _assemble(settings: Settings, redis: RedisClient, blobs: BlobStore) -> Conte
         settings=settings,
         redis=redis,
         store=store,
+        batches=BatchStore(redis),
         queue=queue,
         blobs=blobs,
         heartbeats=heartbeats,

@@ -5,7 +5,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from jobs import BlobStore, HeartbeatRegistry, JobQueue, JobStore, KeyStore, Outbox, RedisClient, Settings
+from jobs import BatchStore, BlobStore, HeartbeatRegistry, JobQueue, JobStore, KeyStore, Outbox, RedisClient, Settings
 from service.metrics import ServiceMetrics
 from service.throttle import Throttle
 from service.webhooks import Guard
@@ -18,6 +18,7 @@ class Context:
     settings: Settings
     redis: RedisClient
     store: JobStore
+    batches: BatchStore
     queue: JobQueue
     blobs: BlobStore
     heartbeats: HeartbeatRegistry

@@ -15,6 +15,7 @@ from jobs import REDIS_AWAY, JobError
 
 CONTENT_TYPE = "application/problem+json"
 
+_SOURCES = ("query", "path", "header", "body")
 _CODES_BY_STATUS = {404: "not-found", 405: "method-not-allowed", 406: "not-acceptable"}
 
 
@@ -60,9 +61,7 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def invalid_option(error: ValidationError | RequestValidationError) -> JobError:
     """The problem behind a failed validation, naming the first field at fault."""
     faults = error.errors()
-    places = [
-        ".".join(str(part) for part in fault["loc"] if part not in ("query", "path", "header")) for fault in faults
-    ]
+    places = [".".join(str(part) for part in fault["loc"] if part not in _SOURCES) for fault in faults]
     words = [
         f"{place}: {_words(fault)}" if place else _words(fault) for place, fault in zip(places, faults, strict=True)
     ]

@@ -1,15 +1,19 @@
 """The public shapes: what the API's JSON says of jobs, profiles and health."""
 
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobs import (
+    Batch,
     InputInfo,
     JobRecord,
     JobStatus,
     MapInfo,
     ModelInfo,
+    PreviewInfo,
     Progress,
     ResultInfo,
     Trust,
@@ -22,6 +26,28 @@ from jobs.record import ErrorInfo
 from service.context import Context
 
 
+class SizeView(BaseModel):
+    """A size in pixels, and in millions of them."""
+
+    width: int
+    height: int
+    megapixels: float
+
+
+class EstimateView(BaseModel):
+    """What a job would give and take. regions and tiles: how the networks would cut the image.
+
+    seconds: its run; wait_seconds: until that begins. Both are null while too little is known.
+    """
+
+    input: SizeView
+    output: SizeView
+    num_regions: int
+    num_tiles: int
+    seconds: float | None
+    wait_seconds: float | None
+
+
 class QueueView(BaseModel):
     """Place in line: position 0 is next. eta_seconds until done; null while too little is known."""
 
@@ -31,6 +57,12 @@ class QueueView(BaseModel):
 
 class ResultView(ResultInfo):
     """The published image and where it is fetched."""
+
+    url: str
+
+
+class PreviewView(PreviewInfo):
+    """The coarse image so far, a JPEG, and where it is fetched."""
 
     url: str
 
@@ -68,10 +100,12 @@ class JobView(BaseModel):
     profile: str
     progress: Progress | None
     queue: QueueView | None
+    preview: PreviewView | None
     cancel_requested: bool
     options: UpscaleRequest
     input: InputInfo
     created_at: datetime
+    replayed_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
     expires_at: datetime | None
@@ -86,6 +120,8 @@ class JobView(BaseModel):
     seed: int
     error: ErrorInfo | None
     attempts: int
+    replays: int
+    batch_id: str | None
     webhook: WebhookView | None
 
 
@@ -94,6 +130,17 @@ class JobList(BaseModel):
 
     jobs: list[JobView]
     next_cursor: str | None
+
+
+class BatchView(BaseModel):
+    """Jobs accepted together, in the order of their files. counts: how many of them are in each status."""
+
+    id: str
+    url: str
+    created_at: datetime
+    is_finished: bool
+    counts: dict[JobStatus, int]
+    jobs: list[JobView]
 
 
 class LicenceView(BaseModel):
@@ -131,6 +178,7 @@ class LimitsView(BaseModel):
     max_input_pixels: int
     max_output_pixels: int
     max_queue_length: int
+    max_batch_files: int
     ttl_seconds: int
 
 
@@ -153,6 +201,24 @@ def job_url(job_id: str) -> str:
     return f"/v1/jobs/{job_id}"
 
 
+def batch_url(batch_id: str) -> str:
+    """Where a batch is polled."""
+    return f"/v1/batches/{batch_id}"
+
+
+def view_batch(context: Context, batch: Batch, records: Sequence[JobRecord]) -> BatchView:
+    """The public shape of `batch`, of which `records` still exist."""
+    counts = Counter(record.status for record in records)
+    return BatchView(
+        id=batch.id,
+        url=batch_url(batch.id),
+        created_at=batch.created_at,
+        is_finished=all(record.status.is_final for record in records),
+        counts={status: counts[status] for status in JobStatus},
+        jobs=[view_job(context, record) for record in records],
+    )
+
+
 def view_job(context: Context, record: JobRecord) -> JobView:
     """The public shape of `record`, its place in line looked up when it waits."""
     outcome, url = record.outcome, job_url(record.id)
@@ -166,10 +232,12 @@ def view_job(context: Context, record: JobRecord) -> JobView:
         profile=record.profile,
         progress=record.progress,
         queue=_view_queue(context, record),
+        preview=PreviewView(url=f"{url}/preview", **dict(record.preview)) if record.preview else None,
         cancel_requested=record.is_cancel_requested,
         options=record.options,
         input=record.input,
         created_at=record.created_at,
+        replayed_at=record.replayed_at,
         started_at=record.started_at,
         finished_at=record.finished_at,
         expires_at=record.expires_at,
@@ -187,6 +255,8 @@ def view_job(context: Context, record: JobRecord) -> JobView:
         seed=record.options.seed if outcome.seed is None else outcome.seed,
         error=outcome.error,
         attempts=record.attempts,
+        replays=record.replays,
+        batch_id=record.batch_id,
         webhook=view_webhook(context, record),
     )
 

@@ -29,10 +29,10 @@ class Throttle:
         self._requests = MovingWindowRateLimiter(storage)
         self._pixels = FixedWindowRateLimiter(storage)
 
-    def admit(self, caller: Caller) -> None:
-        """Count one request. Raises JobError rate-limited."""
+    def admit(self, caller: Caller, num_images: int = 1) -> None:
+        """Count the request with which an image comes, or those of more images. Raises JobError rate-limited."""
         limit = _per_minute(caller)
-        if limit is None or self._requests.hit(limit, _name(caller)):
+        if limit is None or self._requests.hit(limit, _name(caller), cost=num_images):
             return
         raise JobError(
             "rate-limited",

@@ -32,25 +32,45 @@ class Upload:
     options: UpscaleRequest
 
 
+@dataclass(frozen=True)
+class FilePart:
+    """One file of a form: the name its sender gave it, and its bytes."""
+
+    name: str
+    data: bytes
+
+
 async def read_form(request: Request) -> tuple[bytes, dict[str, str]]:
     """The file's bytes and the other fields of a multipart body.
 
     Raises JobError malformed-form, missing-file, empty-file, invalid-option (a field twice), body-too-large.
     """
+    files, fields = await read_files(request, max_files=1)
+    check_not_empty(files[0])
+    return files[0].data, fields
+
+
+async def read_files(request: Request, *, max_files: int) -> tuple[list[FilePart], dict[str, str]]:
+    """The files of a multipart body in their order, one at least, and its other fields.
+
+    Raises as `read_form`, but not empty-file; too-many-files where more than one is allowed.
+    """
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise JobError("malformed-form", "Send multipart/form-data with a field 'file'.")
     try:
-        form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
+        form = await request.form(max_files=max_files, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
     except HTTPException as error:
-        raise JobError("malformed-form", f"{error.detail.rstrip('.')}.") from error
-    data: bytes | None = None
+        is_too_many = max_files > 1 and error.detail.startswith("Too many files")
+        code = "too-many-files" if is_too_many else "malformed-form"
+        raise JobError(code, f"{error.detail.rstrip('.')}.") from error
+    files: list[FilePart] = []
     fields: dict[str, str] = {}
     try:
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 if name != "file":
                     raise JobError("invalid-option", f"{name}: the file belongs in 'file'.", field=name)
-                data = await value.read()
+                files.append(FilePart(value.filename or "", await value.read()))
             elif name == "modalities" and name in fields:
                 fields[name] += "," + value
             elif name in fields:
@@ -59,11 +79,15 @@ async def read_form(request: Request) -> tuple[bytes, dict[str, str]]:
                 fields[name] = value
     finally:
         await form.close()
-    if data is None:
+    if not files:
         raise JobError("missing-file", "Send the image as the file of a field 'file'.", field="file")
-    if not data:
+    return files, fields
+
+
+def check_not_empty(file: FilePart) -> None:
+    """Raises JobError empty-file."""
+    if not file.data:
         raise JobError("empty-file", "The file has 0 bytes.", field="file")
-    return data, fields
 
 
 def read_options(fields: dict[str, str], settings: Settings) -> UpscaleRequest:
@@ -79,6 +103,14 @@ def read_options(fields: dict[str, str], settings: Settings) -> UpscaleRequest:
         options = UpscaleRequest.model_validate({"profile": settings.default_profile, **fields})
     except ValidationError as error:
         raise invalid_option(error) from error
+    return check_offer(options, settings)
+
+
+def check_offer(options: UpscaleRequest, settings: Settings) -> UpscaleRequest:
+    """The same options, once it is sure that this server offers them.
+
+    Raises JobError invalid-option, unknown-profile or profile-not-installed.
+    """
     find_profile(options.profile)
     if options.profile not in settings.profiles:
         served = ", ".join(settings.profiles)
@@ -105,8 +137,7 @@ def screen_image(data: bytes, options: UpscaleRequest, settings: Settings) -> In
         image_format = "jpeg" if image.format == "MPO" else str(image.format).lower()
         if _is_lying_on_its_side(image):
             width, height = height, width
-    sr_width, sr_height = options.output_size(width, height)
-    _check_pixels("The result", sr_width, sr_height, settings.max_output_pixels)
+    check_sizes(options, width, height, settings)
     _decode(data)
     return InputInfo(
         width=width,
@@ -115,6 +146,17 @@ def screen_image(data: bytes, options: UpscaleRequest, settings: Settings) -> In
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
     )
+
+
+def check_sizes(options: UpscaleRequest, width: int, height: int, settings: Settings) -> tuple[int, int]:
+    """Width and height of the result of an input of width x height pixels.
+
+    Raises JobError too-many-pixels or invalid-option when this server does not take the one or make the other.
+    """
+    _check_pixels("The image", width, height, settings.max_input_pixels)
+    size = options.output_size(width, height)
+    _check_pixels("The result", *size, settings.max_output_pixels)
+    return size
 
 
 def _open(data: bytes) -> Image.Image:

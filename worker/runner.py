@@ -28,6 +28,7 @@ from worker import results
 from worker.failures import as_job_error
 from worker.lease import LeaseKeeper
 from worker.metrics import WorkerMetrics
+from worker.preview import PreviewKeeper
 from worker.progress import ProgressReporter, RunCanceled, RunFenced, RunPutBack
 from worker.pulse import Pulse
 from worker.upscaler import Upscaler
@@ -98,6 +99,7 @@ class JobRunner:
             log.info("job_put_back", is_released=is_released)
             if is_released:
                 self._persist(lambda: self.queue.enqueue(record, at_front=True))
+            self._sweep(record, attempt_id)  # its preview
             return
         except RunFenced:
             log.warning("job_fenced")  # another attempt holds it, or it was deleted: nothing to say about it
@@ -113,7 +115,7 @@ class JobRunner:
         is_published = self._persist(lambda: self.store.finish(record.id, attempt_id, status, outcome))
         if is_published:
             self._count(record, status, outcome)
-        if not is_published or record.attempts > 1:
+        if not is_published or record.attempts > 1 or record.replays:
             self._sweep(record, attempt_id)
         log.info(
             "job_ended",
@@ -142,7 +144,8 @@ class JobRunner:
             source = self._read_input(record)
         height, width = source.pixels.shape[:2]
         options = results.upscale_options(request, width, height)
-        result = upscaler.upscale(source.pixels, options, on_progress=reporter)
+        preview = PreviewKeeper(self.store, self.blobs, record.id, attempt_id)
+        result = upscaler.upscale(source.pixels, options, on_progress=reporter, on_preview=preview)
         timings |= result.timings
         with _timed(timings, "maps"):
             maps = results.render_maps(result) if request.maps else {}

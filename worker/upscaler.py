@@ -22,6 +22,15 @@ class ProgressEvent(Protocol):
     def fraction(self) -> float: ...
 
 
+class Preview(Protocol):
+    """The coarse image so far: image (h, w, 3) in [0, 1], valid during the call; fraction in (0, 1] of it is there."""
+
+    @property
+    def image(self) -> FloatImage: ...
+    @property
+    def fraction(self) -> float: ...
+
+
 class UpscaleResult(Protocol):
     """What a run gives: see models.pipeline for shapes and ranges."""
 
@@ -51,6 +60,7 @@ class Upscaler(Protocol):
         lr_image: FloatImage,
         options: Any,
         on_progress: Callable[[ProgressEvent], None] | None = None,
+        on_preview: Callable[[Preview], None] | None = None,
     ) -> UpscaleResult: ...
 
     def describe(self) -> dict[str, Any]: ...

@@ -4,13 +4,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
 
-from jobs import JobError, JobRecord, JobStatus, map_key, result_key
+from jobs import JobError, JobRecord, JobStatus, map_key, preview_key, result_key
 from service.access import CallerDep
 from service.caller import Caller
 from service.context import Context, ContextDep
 from service.problems import problem_responses
 
 PNG = "image/png"
+JPEG = "image/jpeg"
 NPY = "application/x-npy"
 
 router = APIRouter(tags=["files"])
@@ -70,6 +71,27 @@ def read_map(
     return Response(data, media_type=NPY if is_npy else PNG, headers=headers)
 
 
+@router.get(
+    "/v1/jobs/{job_id}/preview",
+    response_class=Response,
+    responses={
+        200: {"description": "The coarse image", "content": {JPEG: {}}},
+        **problem_responses(404, 410, 422),
+    },
+)
+def read_preview(job_id: str, context: ContextDep, caller: CallerDep) -> Response:
+    """The coarse network's image of the run, at most 1024 px a side; it grows region by region while the job runs."""
+    record = context.store.require_own(job_id, caller.id)
+    if record.status is JobStatus.EXPIRED:
+        raise JobError("job-expired", "The files of the job are deleted.")
+    data = context.blobs.get(preview_key(job_id, _run_of(record))) if record.preview else None
+    if data is None:  # or the run it was of is over and swept, between the two questions
+        retry_seconds = None if record.status.is_final else 1
+        detail = f"The job is {record.status.value} and has no preview{'' if record.status.is_final else ' yet'}."
+        raise JobError("preview-not-found", detail, retry_after_seconds=retry_seconds)
+    return Response(data, media_type=JPEG, headers={"Cache-Control": "no-store"})
+
+
 def _require_succeeded(context: Context, caller: Caller, job_id: str) -> JobRecord:
     record = context.store.require_own(job_id, caller.id)
     if not record.status.is_final:
@@ -82,7 +104,7 @@ def _require_succeeded(context: Context, caller: Caller, job_id: str) -> JobReco
 
 def _run_of(record: JobRecord) -> str:
     """The run whose files are the published ones."""
-    assert record.attempt_id is not None  # only a run can make a job succeed
+    assert record.attempt_id is not None  # only a run can make a job succeed, or a preview
     return record.attempt_id
 
 

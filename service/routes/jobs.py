@@ -6,11 +6,11 @@ import structlog
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
-from jobs import JobError
 from service.access import CallerDep
 from service.context import ContextDep
+from service.lifecycle import forget, replay
 from service.problems import problem_responses
-from service.schemas import JobList, JobView, view_job
+from service.schemas import JobList, JobView, job_url, view_job
 
 router = APIRouter(tags=["jobs"])
 
@@ -42,6 +42,21 @@ def list_jobs(
     )
 
 
+@router.post(
+    "/v1/jobs/{job_id}/replay",
+    status_code=202,
+    response_model=JobView,
+    responses=problem_responses(404, 409, 410, 422, 429),
+)
+def replay_job(job_id: str, context: ContextDep, caller: CallerDep) -> Response:
+    """Queue a failed or canceled job again under its id, at the end of the line, while its upload is still stored."""
+    structlog.contextvars.bind_contextvars(job_id=job_id)
+    context.store.require_own(job_id, caller.id)
+    record = replay(context, caller, job_id)
+    headers = {"Location": job_url(job_id), "Cache-Control": "no-store"}
+    return JSONResponse(view_job(context, record).model_dump(mode="json"), status_code=202, headers=headers)
+
+
 @router.delete(
     "/v1/jobs/{job_id}",
     status_code=202,
@@ -58,8 +73,5 @@ def delete_job(job_id: str, context: ContextDep, caller: CallerDep) -> Response:
     if not record.status.is_final:
         record = context.store.request_cancel(job_id)
         return JSONResponse(view_job(context, record).model_dump(mode="json"), status_code=202)
-    # Files first: a record without files answers 410, files without a record would stay for ever.
-    context.blobs.delete_prefix(job_id)
-    if not context.store.delete(job_id) and context.store.get(job_id):
-        raise JobError("job-not-finished", "The job runs again; cancel it first.", retry_after_seconds=1)
+    forget(context, job_id)
     return Response(status_code=204)

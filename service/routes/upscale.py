@@ -26,7 +26,8 @@ _WAIT = re.compile(r"wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
 router = APIRouter(tags=["jobs"])
 
 
-def _form_schema() -> dict[str, Any]:
+def form_schema(*, is_batch: bool = False) -> dict[str, Any]:
+    """The form as OpenAPI tells it: one `file`, or in a batch several."""
     # One source for the fields: the model that checks them. A form carries modalities as text.
     schema = UpscaleRequest.model_json_schema()
     properties = {name: _as_form_field(field) for name, field in schema["properties"].items()}
@@ -41,7 +42,9 @@ def _form_schema() -> dict[str, Any]:
         "title": "Webhook Events",
         "description": f"Of {', '.join(WEBHOOK_EVENTS)}, comma-separated; absent: all.",
     }
-    image = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, AVIF or TIFF."}
+    image: dict[str, Any] = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, AVIF or TIFF."}
+    if is_batch:
+        image = {"type": "array", "minItems": 1, "items": image}
     return {
         "type": "object",
         "required": ["file"],
@@ -63,11 +66,16 @@ def _header(name: str, description: str) -> dict[str, Any]:
     return {"name": name, "in": "header", "schema": {"type": "string"}, "description": description}
 
 
+def key_header(made: str) -> dict[str, Any]:
+    """The Idempotency-Key as OpenAPI tells it; made: what a request leads to."""
+    return _header("Idempotency-Key", f"At most 255 characters: the same key and request lead to the same {made}.")
+
+
 _OPENAPI = {
-    "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _form_schema()}}},
+    "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form_schema()}}},
     "parameters": [
         _header("Prefer", "`wait=N` (at most 60): answer when the job is done, or after N seconds (RFC 7240)."),
-        _header("Idempotency-Key", "At most 255 characters: the same key and request lead to the same job."),
+        key_header("job"),
     ],
 }
 

@@ -17,13 +17,13 @@ from worker.supervisor import supervise
 class FaultyUpscaler(FakeUpscaler):
     """The fake, with faults on demand."""
 
-    def upscale(self, lr_image: Any, options: Any, on_progress: Any = None) -> FakeResult:
+    def upscale(self, lr_image: Any, options: Any, on_progress: Any = None, on_preview: Any = None) -> FakeResult:
         """Enlarge, hang or crash."""
         if options.prompt == "hang":
             time.sleep(3600)
         if options.prompt == "crash":
             os.abort()
-        return super().upscale(lr_image, options, on_progress)
+        return super().upscale(lr_image, options, on_progress, on_preview)
 
 
 def load(settings: Settings, profile: str) -> FaultyUpscaler:

@@ -11,7 +11,19 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from jobs import JobOutcome, JobQueue, JobStatus, JobStore, Progress, Recovery, Signal, connect, dispatched_job
+from jobs import (
+    JobError,
+    JobOutcome,
+    JobQueue,
+    JobStatus,
+    JobStore,
+    PreviewInfo,
+    Progress,
+    Recovery,
+    Signal,
+    connect,
+    dispatched_job,
+)
 from jobs.keys import LEASES, OUTBOX, rq_list, waiting_key, webhook_key
 from tests.fakes import FakeClock, a_job
 
@@ -33,7 +45,7 @@ class JobSimulation(RuleBasedStateMachine):
         self.store = JobStore(self.redis, clock=self.clock)
         self.queue = JobQueue(self.redis, clock=self.clock)
         self.recovery = Recovery(self.redis, self.store, self.queue, max_attempts=MAX_ATTEMPTS, clock=self.clock)
-        self.job_ids, self.runs, self.ended = [], [], {}
+        self.job_ids, self.runs, self.ended, self.num_replays = [], [], {}, 0
         self.attempt_ids = (f"attempt-{n}" for n in itertools.count())
 
     @rule(is_dispatched=st.booleans(), webhook_url=st.sampled_from(["https://hooks.test/", None]))
@@ -92,6 +104,35 @@ class JobSimulation(RuleBasedStateMachine):
     def cancel(self, data):
         self.note(self.store.request_cancel(data.draw(st.sampled_from(self.job_ids))))
 
+    @precondition(lambda self: self.job_ids)
+    @rule(data=st.data(), is_dispatched=st.booleans())
+    def replay(self, data, is_dispatched):
+        """Only what failed or was canceled lives again; the service may die before it hands the job on."""
+        job_id = data.draw(st.sampled_from(self.job_ids))
+        status = self.store.require(job_id).status
+        try:
+            record = self.store.replay(job_id, max_queue_length=10_000)
+        except JobError as error:
+            assert error.code == "job-not-replayable"
+            assert status not in (JobStatus.FAILED, JobStatus.CANCELED)
+            return
+        assert status in (JobStatus.FAILED, JobStatus.CANCELED)
+        assert (record.status, record.attempts, record.attempt_id) == (JobStatus.QUEUED, 0, None)
+        del self.ended[job_id]
+        self.num_replays += 1
+        if is_dispatched:
+            self.queue.enqueue(record)
+
+    @precondition(lambda self: self.runs)
+    @rule(data=st.data())
+    def preview(self, data):
+        job_id, attempt_id = data.draw(st.sampled_from(self.runs))
+        is_told = self.store.report_preview(job_id, attempt_id, PreviewInfo(width=4, height=3, fraction=1.0))
+        record = self.store.require(job_id)
+        assert is_told == (record.attempt_id == attempt_id and job_id not in self.ended)
+        if is_told:
+            assert record.preview is not None
+
     @rule(holder=st.sampled_from(["one", "two"]))
     def bury(self, holder):
         """A supervisor saw its worker die."""
@@ -128,7 +169,12 @@ class JobSimulation(RuleBasedStateMachine):
         assert {raw.decode() for raw in self.redis.zrange(OUTBOX, 0, -1)} == asked & set(self.ended)
         for job_id in asked & set(self.ended):  # one webhook each, and of the end that was published
             assert self.redis.hget(webhook_key(job_id), "status").decode() == by_status[job_id].status
-        assert sum(self.store.counters().values()) == len(self.ended)
+            webhook_replays = int(self.redis.hget(webhook_key(job_id), "replays"))
+            assert webhook_replays == by_status[job_id].replays
+        # A replayed job counts as accepted once more, and its last end stays counted.
+        assert sum(self.store.counters().values()) == len(self.ended) + self.num_replays
+        assert self.store.num_accepted() == len(self.job_ids) + self.num_replays
+        assert all(record.attempt_id for record in by_status.values() if record.preview)
         assert all(record.attempts <= MAX_ATTEMPTS for record in by_status.values())
 
     def teardown(self):

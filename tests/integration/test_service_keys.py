@@ -20,7 +20,13 @@ V1_ROUTES = [
     ("GET", "/v1/jobs/0123/events"),
     ("GET", "/v1/jobs/0123/result"),
     ("GET", "/v1/jobs/0123/maps/depth"),
+    ("GET", "/v1/jobs/0123/preview"),
     ("DELETE", "/v1/jobs/0123"),
+    ("POST", "/v1/jobs/0123/replay"),
+    ("POST", "/v1/batches"),
+    ("GET", "/v1/batches/0123"),
+    ("DELETE", "/v1/batches/0123"),
+    ("POST", "/v1/estimate"),
     ("POST", "/v1/jobs/0123/webhook/replay"),
     ("GET", "/v1/profiles"),
 ]
@@ -44,7 +50,13 @@ def assert_unauthorized(answer):
 def test_the_list_of_routes_here_is_the_one_served(service):
     paths = service.http.get("/openapi.json").json()["paths"]
     served = {(method.upper(), path) for path, methods in paths.items() for method in methods}
-    tried = {(method, path.replace("0123", "{job_id}").replace("/depth", "/{name}")) for method, path in V1_ROUTES}
+    tried = {
+        (
+            method,
+            path.replace("batches/0123", "batches/{batch_id}").replace("0123", "{job_id}").replace("/depth", "/{name}"),
+        )
+        for method, path in V1_ROUTES
+    }
     assert {route for route in served if route[1].startswith("/v1/")} == tried
 
 
@@ -156,7 +168,7 @@ def test_anothers_job_answers_as_an_unknown_id_does(service, method, path, is_fi
     headers = {**bob, "X-Request-Id": "same", "Accept": "*/*"}
     foreign_answer = service.http.request(method, path.replace("0123", job["id"]), headers=headers)
     unknown_answer = service.http.request(method, path.replace("0123", unknown), headers=headers)
-    assert_problem(foreign_answer, 404, "job-not-found")
+    assert_problem(foreign_answer, 404, "batch-not-found" if "batches" in path else "job-not-found")
     assert foreign_answer.content.replace(job["id"].encode(), unknown.encode()) == unknown_answer.content
     told = [{**answer.headers, "date": ""} for answer in (foreign_answer, unknown_answer)]
     assert told[0] == told[1]

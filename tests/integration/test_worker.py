@@ -20,6 +20,7 @@ from jobs import (
     dispatched_job,
     input_key,
     map_key,
+    preview_key,
     queue_name,
     result_key,
 )
@@ -79,6 +80,11 @@ def bench(redis_url, tmp_path):
         signal.signal(number, handler)
 
 
+def files_of(bench, job_id):
+    """The last part of each key of a job's files."""
+    return {key.rpartition("/")[2] for key in bench.blobs.keys(job_id)}
+
+
 def test_a_job_ends_with_its_result_its_maps_and_every_number(bench):
     job_id = bench.submit(scale=2, seed=5)
     bench.drain(FakeUpscaler())
@@ -104,9 +110,7 @@ def test_maps_off_publishes_none(bench):
     job_id = bench.submit(maps=False)
     bench.drain(FakeUpscaler())
     assert bench.store.require(job_id).outcome.maps == {}
-    assert sorted(bench.blobs.keys(job_id)) == sorted(
-        [f"{job_id}/input", result_key(job_id, bench.store.require(job_id).attempt_id)]
-    )
+    assert files_of(bench, job_id) == {"input", "preview", "result"}
 
 
 def test_nothing_of_rq_is_left_of_a_finished_job(bench):
@@ -126,7 +130,7 @@ def test_a_cancel_between_steps_ends_the_run_there(bench):
     bench.drain(FakeUpscaler(cancel_at_first))
     assert bench.store.require(job_id).status is JobStatus.CANCELED
     assert steps == [1]
-    assert bench.blobs.keys(job_id) == [f"{job_id}/input"]
+    assert files_of(bench, job_id) == {"input", "preview"}
 
 
 def test_a_job_canceled_while_it_waited_is_not_run(bench):
@@ -205,6 +209,7 @@ def test_a_second_signal_puts_the_job_back_for_another_worker(bench):
     waiting = bench.redis.lrange(f"rq:queue:{queue_name('compact')}", 0, -1)
     assert [dispatched_job(raw.decode()) for raw in waiting] == [job_id, other]
     assert bench.store.require(job_id).attempts == 0
+    assert files_of(bench, job_id) == {"input"}
     bench.stop = StopFlag()
     bench.drain(FakeUpscaler())
     assert bench.store.require(job_id).status is JobStatus.SUCCEEDED
@@ -255,3 +260,31 @@ def test_the_run_that_is_published_sweeps_what_dead_runs_left(bench):
     record = bench.store.require(job_id)
     assert (record.status, record.attempts) == (JobStatus.SUCCEEDED, 2)
     assert {key.split("/")[1] for key in bench.blobs.keys(job_id)} == {"input", record.attempt_id}
+
+
+def test_a_preview_is_there_before_the_first_step_and_stays(bench):
+    seen = []
+
+    def look(step):
+        record = bench.store.require(job_id)
+        seen.append(bench.blobs.exists(preview_key(job_id, record.attempt_id)) and record.preview.fraction)
+
+    job_id = bench.submit()
+    bench.drain(FakeUpscaler(look))
+    record = bench.store.require(job_id)
+    assert seen == [1.0] * 4
+    assert (record.preview.width, record.preview.height) == (16, 12)
+    assert bench.blobs.get(preview_key(job_id, record.attempt_id)).startswith(b"\xff\xd8")
+
+
+def test_a_replayed_job_keeps_nothing_of_its_first_life(bench):
+    job_id = bench.submit()
+    bench.drain(FakeUpscaler(lambda step: bench.store.request_cancel(job_id)))
+    first = bench.store.require(job_id)
+    bench.blobs.put(result_key(job_id, first.attempt_id), b"half a result")
+    bench.queue.enqueue(bench.store.replay(job_id, max_queue_length=9))
+    bench.drain(FakeUpscaler())
+    record = bench.store.require(job_id)
+    assert (record.status, record.attempts, record.replays) == (JobStatus.SUCCEEDED, 1, 1)
+    assert {key.split("/")[1] for key in bench.blobs.keys(job_id)} == {"input", record.attempt_id}
+    assert first.attempt_id != record.attempt_id

@@ -72,7 +72,7 @@ def test_no_document_names_a_variable_that_nothing_reads():
 
 def test_every_route_is_in_the_api_document():
     operations = {
-        f"{method.upper()} {path.replace('{job_id}', '<id>').replace('{name}', '<name>')}"
+        f"{method.upper()} {path.replace('{job_id}', '<id>').replace('{batch_id}', '<id>').replace('{name}', '<name>')}"
         for path, methods in json.loads((ROOT / "docs" / "openapi.json").read_text())["paths"].items()
         for method in methods
     }
@@ -84,7 +84,21 @@ def test_every_form_field_is_in_the_api_document():
     assert missing({"file", *UpscaleRequest.model_fields, *MODALITIES}, API) == []
 
 
-@pytest.mark.parametrize("shape", ["JobView", "Problem", "MapView", "ResultView", "Trust", "ModelInfo", "WebhookView"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "JobView",
+        "BatchView",
+        "EstimateView",
+        "Problem",
+        "MapView",
+        "PreviewView",
+        "ResultView",
+        "Trust",
+        "ModelInfo",
+        "WebhookView",
+    ],
+)
 def test_every_field_of_an_answer_is_in_the_api_document(shape):
     schemas = json.loads((ROOT / "docs" / "openapi.json").read_text())["components"]["schemas"]
     assert missing(set(schemas[shape]["properties"]), API) == []

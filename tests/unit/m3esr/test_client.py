@@ -1,10 +1,12 @@
 """The client: what it sends, when it tries again, and what it says when it gives up."""
 
+import json
+
 import httpx
 import pytest
 
 from m3esr import Client
-from m3esr.client import ClientError, ServerAway
+from m3esr.client import ClientError, Job, ServerAway
 
 DONE = {
     "id": "j1",
@@ -167,3 +169,49 @@ def test_a_quota_that_is_used_up_is_not_waited_for():
     with pytest.raises(ClientError, match="Nothing is left"):
         server.client().submit(b"image")
     assert server.waits == []
+
+
+BATCH = {"id": "b1", "jobs": [DONE, {"id": "j2", "status": "queued"}], "counts": {"succeeded": 1, "queued": 1}}
+
+
+def test_a_batch_is_sent_with_all_its_files_and_read_back(tmp_path):
+    paths = [tmp_path / name for name in ("a.png", "b.jpg")]
+    for path in paths:
+        path.write_bytes(b"image of " + path.name.encode())
+    server = FakeServer(httpx.Response(202, json=BATCH), httpx.Response(200, json=BATCH), httpx.Response(202))
+    client = server.client()
+    batch = client.submit_batch(paths, scale=2.0, prompt=None, modalities={"depth": 0.5})
+    assert ([job.id for job in batch.jobs], batch.is_finished) == (["j1", "j2"], False)
+    body = server.requests[0].content.decode()
+    assert body.count('name="file"; filename=') == 2
+    assert "image of a.png" in body and "image of b.jpg" in body and "depth:0.5" in body and "prompt" not in body
+    assert server.requests[0].headers["Idempotency-Key"]
+    client.cancel_batch(client.batch(batch.id))
+    told = [(request.method, request.url.path) for request in server.requests]
+    assert told == [("POST", "/v1/batches"), ("GET", "/v1/batches/b1"), ("DELETE", "/v1/batches/b1")]
+
+
+def test_an_answer_that_is_no_batch_is_said():
+    with pytest.raises(ClientError, match="did not answer with a batch"):
+        FakeServer(httpx.Response(200, json={"id": "b1", "jobs": [{}]})).client().batch("b1")
+
+
+def test_a_job_is_replayed_under_its_id():
+    server = FakeServer(httpx.Response(202, json={"id": "j1", "status": "queued"}))
+    client = server.client()
+    assert client.replay(Job("j1", "failed", {})).status == "queued"
+    assert (server.requests[0].method, server.requests[0].url.path) == ("POST", "/v1/jobs/j1/replay")
+
+
+def test_a_preview_is_fetched_where_there_is_one():
+    server = FakeServer(httpx.Response(200, content=b"jpeg"))
+    client = server.client()
+    assert client.preview(Job("j1", "running", {"preview": None})) is None
+    assert client.preview(Job("j1", "running", {"preview": {"url": "/v1/jobs/j1/preview"}})) == b"jpeg"
+    assert [request.url.path for request in server.requests] == ["/v1/jobs/j1/preview"]
+
+
+def test_an_estimate_is_asked_for_with_the_options_given():
+    server = FakeServer(httpx.Response(200, json={"seconds": 1.5}))
+    assert server.client().estimate(640, 480, scale=2, seed=None) == {"seconds": 1.5}
+    assert json.loads(server.requests[0].content) == {"input": {"width": 640, "height": 480}, "options": {"scale": 2}}

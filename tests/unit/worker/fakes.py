@@ -19,6 +19,12 @@ class FakeEvent:
 
 
 @dataclass(frozen=True)
+class FakePreview:
+    image: np.ndarray
+    fraction: float
+
+
+@dataclass(frozen=True)
 class FakeResult:
     sr_image: np.ndarray
     maps: dict[str, np.ndarray]
@@ -38,8 +44,12 @@ class FakeUpscaler:
         self.step_seconds = step_seconds
         self.num_runs = 0
 
-    def upscale(self, lr_image: np.ndarray, options: Any, on_progress: Any = None) -> FakeResult:
+    def upscale(
+        self, lr_image: np.ndarray, options: Any, on_progress: Any = None, on_preview: Any = None
+    ) -> FakeResult:
         self.num_runs += 1
+        if on_preview is not None:
+            on_preview(FakePreview(lr_image, 1.0))
         num_steps = options.num_steps or 4
         for step in range(1, num_steps + 1):
             if on_progress is not None:  # the warm-up has no listener, and takes no time

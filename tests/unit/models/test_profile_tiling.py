@@ -1,0 +1,36 @@
+"""What the catalogue says of a profile's networks is what the networks are: the service counts without loading them."""
+
+import pytest
+
+from jobs import PROFILES
+from models import pipeline
+from models.checkpoint import read_config
+from models.configs import M3ESRConfig
+from models.network import SCALE
+from models.region import CELLS
+from models.tiling import plan_tiles
+
+PROFILE = PROFILES["compact"]
+TILING = PROFILE.tiling
+
+
+@pytest.fixture(scope="module")
+def config():
+    return read_config(pipeline.WEIGHTS / "compact" / "compact.safetensors", M3ESRConfig)
+
+
+def test_the_numbers_are_the_networks(config):
+    assert (TILING.patch, TILING.min_side, TILING.scale) == (pipeline.PATCH, pipeline.MIN_SIDE, SCALE)
+    assert (TILING.region, TILING.region_overlap) == (pipeline.REGION, pipeline.REGION_OVERLAP)
+    assert (TILING.tile, TILING.tile_overlap) == (config.sampler.tile // CELLS, config.sampler.overlap // CELLS)
+    assert PROFILE.num_steps == config.sampler.num_steps
+
+
+@pytest.mark.parametrize("width", [1, 16, 47, 48, 49, 52, 127, 128, 129, 240, 241, 1000])
+@pytest.mark.parametrize("height", [5, 128, 300])
+def test_the_count_is_that_of_the_plan(width, height):
+    rows, columns = (-(-max(side, pipeline.MIN_SIDE) // pipeline.PATCH) for side in (height, width))
+    regions = plan_tiles(rows, columns, TILING.region, TILING.region_overlap)
+    tiles = [plan_tiles(r.height, r.width, TILING.tile, TILING.tile_overlap) for r in regions]
+    num_pixels = sum(r.height * r.width for r in regions) * (TILING.patch * TILING.scale) ** 2
+    assert TILING.count(width, height) == (len(regions), sum(map(len, tiles)), num_pixels)
