@@ -4,14 +4,15 @@
 
 With everything else frozen, the marginal gain of modality m at patch i is Delta = -<grad_h loss(h_static), E_m> at the
 static fusion h_static = z + sum w_bar E_m. Maximising Cov(w, Delta) with a quadratic price on w - w_bar makes w - w_bar
-the router's estimate of the expected gain, standardised per modality and divided by the price; centring Delta within a
-picture keeps E[w] = w_bar. The theorem sets no price; without one every weight would end at 0 or 1.
+the router's estimate of the expected gain, standardised per modality and divided by the price; centring Delta keeps
+E[w] = w_bar. The theorem sets no price; without one every weight would end at 0 or 1.
 
 The router looks at four times the area of the denoiser's crop: the gains of four neighbouring crops, one view.
 """
 
 import argparse
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from training.denoiser import MARGIN, TOKENS, GuidedConfig, GuidedStage, inner, 
 from training.guided import GuidedBatch, GuidedPairs, quarter
 from training.loop import LoopConfig, Trainer
 
-MOMENTUM = 0.98  # of the running deviation of the gains
+MOMENTUM = 0.995  # of the running mean and deviation of the gains
+WARM_UP_BATCHES = 60
 
 
 class MarginalGains:
@@ -34,7 +36,7 @@ class MarginalGains:
 
     def __init__(self, stage: GuidedStage):
         self.stage = stage
-        self.square: Tensor | None = None
+        self.mean = self.square = torch.zeros(())
 
     def measure(self, batch: GuidedBatch) -> dict[str, Tensor]:
         """Gains (B, P) of a batch per modality, as cosines in [-1, 1]."""
@@ -56,17 +58,18 @@ class MarginalGains:
         # The sign, which is what the theorem lives on, stays.
         return {name: -F.cosine_similarity(gradient, read, dim=-1) for name, read in reads.items()}
 
-    def standardise(self, gains: dict[str, Tensor]) -> Tensor:
-        """(M, B, P) with mean 0 in this batch and deviation 1 over the run.
+    def warm_up(self, batches: Iterable[GuidedBatch]) -> None:
+        """Begin the running statistics: a mean that lags behind would let every weight drift to 0 or 1 meanwhile."""
+        stacked = torch.cat([torch.stack(list(self.measure(batch).values())) for batch in batches], 1)
+        self.mean, self.square = stacked.mean((1, 2)), stacked.square().mean((1, 2))
 
-        Centred in each batch: how much a modality gains everywhere drifts with the noise level and the picture, and a
-        router that followed it would end with weights that are the same for all patches.
-        """
+    def standardise(self, gains: dict[str, Tensor]) -> Tensor:
+        """(M, B, P) with mean 0 and deviation 1 over the run. Needs `warm_up`."""
         stacked = torch.stack(list(gains.values()))
-        centred = stacked - stacked.mean((1, 2), keepdim=True)
-        square = centred.square().mean((1, 2), keepdim=True)
-        self.square = square if self.square is None else torch.lerp(square, self.square, MOMENTUM)
-        return centred / self.square.clamp_min(1e-24).sqrt()
+        self.mean = torch.lerp(stacked.mean((1, 2)), self.mean, MOMENTUM)
+        self.square = torch.lerp(stacked.square().mean((1, 2)), self.square, MOMENTUM)
+        deviation = (self.square - self.mean.square()).clamp_min(1e-24).sqrt()
+        return (stacked - self.mean[:, None, None]) / deviation[:, None, None]
 
 
 def join_quarters(gains: Tensor) -> Tensor:
@@ -107,8 +110,13 @@ def train(args: argparse.Namespace) -> None:
     gains = MarginalGains(GuidedStage(network, upscaler.tokenizer, config, perceptual, args.seed))
     dataset, rng = GuidedPairs(args.pairs, args.features), np.random.default_rng(args.seed)
 
+    def sample() -> GuidedBatch:
+        return dataset.sample_batch(rng, 1, 2 * TOKENS, MARGIN)
+
+    gains.warm_up(quarter(sample(), MARGIN) for _ in range(WARM_UP_BATCHES))
+
     def step(router: nn.Module) -> dict[str, Tensor]:
-        batch = dataset.sample_batch(rng, 1, 2 * TOKENS, MARGIN)
+        batch = sample()
         with torch.no_grad():
             _, _, uncertainty_map = network.estimate(batch.lr_image)
         measured = gains.measure(quarter(batch, MARGIN))
