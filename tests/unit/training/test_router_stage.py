@@ -19,6 +19,7 @@ def test_every_modality_has_a_gain_per_patch():
     for gain in measured.values():
         assert gain.shape == (2, TOKENS**2)
         assert torch.isfinite(gain).all() and gain.abs().max() > 0
+    gains.warm_up([batch()])
     standard = gains.standardise(measured)
     assert standard.mean((1, 2)).abs().max() < 0.3
 
