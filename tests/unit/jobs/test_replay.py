@@ -3,7 +3,7 @@
 import pytest
 
 from jobs import Batch, BatchStore, JobError, JobOutcome, JobQueue, JobStatus, JobStore, PreviewInfo, Progress, Signal
-from jobs.keys import COUNTERS, EXPIRY, OUTBOX, batch_key, webhook_key
+from jobs.keys import COUNTERS, EXPIRY, OUTBOX, batch_key, job_key, webhook_key
 from jobs.record import utc
 from jobs.store import BATCH_SECONDS, GIVE_UP_SECONDS
 from tests.fakes import FakeClock, a_job
@@ -56,6 +56,7 @@ def test_a_failed_job_waits_again_as_if_it_had_just_come(store, queue, clock, re
     assert queue.position(record) == 1
     assert [listed.id for listed in store.list_jobs(limit=9)] == [record.id, other.id]
     assert redis.zscore(EXPIRY, record.id) == clock.now + GIVE_UP_SECONDS  # not swept at its old time
+    assert float(redis.hget(job_key(record.id), "expires_at")) == clock.now + GIVE_UP_SECONDS
 
 
 def test_the_age_of_the_line_counts_from_the_replay(store, queue, clock):
