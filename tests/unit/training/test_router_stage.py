@@ -19,9 +19,9 @@ def test_every_modality_has_a_gain_per_patch():
     for gain in measured.values():
         assert gain.shape == (2, TOKENS**2)
         assert torch.isfinite(gain).all() and gain.abs().max() > 0
-    gains.warm_up([batch()])
+    gains.warm_up([batch()] * 8)
     standard = gains.standardise(measured)
-    assert standard.mean((1, 2)).abs().max() < 0.3
+    assert standard.mean((1, 2)).abs().max() < 1 and 0.2 < float(standard.std()) < 5
 
 
 def test_the_price_makes_the_best_weight_the_expected_gain():
