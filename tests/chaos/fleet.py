@@ -90,6 +90,22 @@ class Fleet:
         """A job that runs now."""
         return next((record for record in self.records() if record.status is JobStatus.RUNNING), None)
 
+    def running_at(self, worker: Worker) -> JobRecord | None:
+        """The job that a worker runs now."""
+        held = (record for record in self.records() if record.status is JobStatus.RUNNING)
+        return next((record for record in held if self.worker_of(record) is worker), None)
+
+    def worker_of(self, record: JobRecord) -> Worker | None:
+        """The worker that runs a job, by the process id in its name; None when its supervisor is dead already."""
+        pid = int(str(record.holder).rsplit("-", 2)[1])
+        return next((worker for worker in self.workers if worker.process.pid == pid), None)
+
+    def keep_busy(self, **options: Any) -> None:
+        """Submit some jobs when few wait, so that a fault always finds some."""
+        if self.queue.depth("compact") < 8:
+            for _ in range(16):
+                self.submit(**options)
+
     def note_recovery(self, victim: JobRecord) -> None:
         """Wait until a job whose run was hurt runs anew or ends; the seconds count as a recovery."""
         started = time.monotonic()
@@ -158,6 +174,7 @@ class Fleet:
         words += [f"{statuses.count(status)} {status.value}" for status in JobStatus if status in statuses]
         words.append(f"{sum(not status.is_final for status in statuses)} lost")
         if self.recoveries:
+            words.append(f"{len(self.recoveries)} runs hit")
             median, worst = statistics.median(self.recoveries), max(self.recoveries)
             words.append(f"re-run after {median:.1f} s (median), {worst:.1f} s (worst)")
         words += [f"{count} {cause}" for cause, count in self.store.recoveries().items()]

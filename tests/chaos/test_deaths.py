@@ -18,11 +18,12 @@ def test_no_job_is_lost_when_workers_are_killed(fleet, whom):
         fleet.start_worker()
     for _ in range(NUM_JOBS):
         fleet.submit(num_steps=4)
-    wait_until(fleet.running, 60, "a job runs")
     for _ in range(num_faults := max(1, NUM_FAULTS // 3)):
-        time.sleep(randomness.uniform(0, 1.5))  # in any stage: before registration, between steps, while publishing
-        worker = randomness.choice(fleet.workers)
-        before = fleet.running()
+        fleet.keep_busy(num_steps=4)
+        victim = wait_until(fleet.running, 60, "a job runs")
+        worker = fleet.worker_of(victim) or randomness.choice(fleet.workers)
+        time.sleep(randomness.uniform(0, 0.6))  # in any stage: between steps, while publishing, before the next begins
+        before = fleet.running_at(worker)
         worker.hit(whom)
         if whom != "child":
             fleet.replace(worker)
