@@ -22,13 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evaluation.lpips import LpipsSqueeze
+from models.network import M3ESR
 from models.pipeline import Upscaler
 from training.denoiser import MARGIN, TOKENS, GuidedConfig, GuidedStage, inner, save
 from training.guided import GuidedBatch, GuidedPairs, quarter
 from training.loop import LoopConfig, Trainer
 
 MOMENTUM = 0.995  # of the running mean and deviation of the gains
-WARM_UP_BATCHES = 60
+WARM_UP_BATCHES, CENTRE_BATCHES = 60, 100
 
 
 class MarginalGains:
@@ -86,6 +87,18 @@ def router_losses(weights: Tensor, gains: Tensor, mean_weight: float, price: flo
     return {"loss": (0.5 * price * offset.square().mean((1, 2)) - gamma).sum(), "gamma": gamma.sum()}
 
 
+@torch.no_grad()
+def centre(network: M3ESR, batches: Iterable[GuidedBatch], mean_weight: float) -> None:
+    """Sets the router's last biases so that the weights of `batches` have the mean `mean_weight` (0..1): E[w] = w_bar.
+
+    The running mean of the gains is noisy, and divided by a small price its noise would decide every weight.
+    """
+    seen = [(batch.lr_image, network.estimate(batch.lr_image)[2]) for batch in batches]
+    for _ in range(8):  # the sigmoid is not linear: each round comes closer
+        weights = [torch.stack(list(network.router(*pair).values())).flatten(1) for pair in seen]
+        network.router.to_weights.bias -= 4 * (torch.cat(weights, 1).mean(1) - mean_weight)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("pairs", "features", "profile", "out"):
@@ -136,6 +149,7 @@ def train(args: argparse.Namespace) -> None:
     )
     trained = Trainer(network.router, loop, args.out, batch_size=4).run(step)
     network.router.load_state_dict(trained.state_dict())
+    centre(network, [sample() for _ in range(CENTRE_BATCHES)], config.mean_weight)
     save(args.out, network, upscaler.tokenizer)
 
 
