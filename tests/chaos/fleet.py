@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from jobs import BlobStore, JobQueue, JobRecord, JobStatus, JobStore, connect, input_key, result_key
-from jobs.keys import OUTBOX
+from jobs.keys import LEASES, OUTBOX
 from tests.chaos.processes import Service, Worker, wait_until
 from tests.conftest import RedisServer
 from tests.fakes import a_job, picture
@@ -88,12 +88,15 @@ class Fleet:
 
     def running(self) -> JobRecord | None:
         """A job that runs now."""
-        return next((record for record in self.records() if record.status is JobStatus.RUNNING), None)
+        return next(iter(self._held()), None)
+
+    def _held(self) -> list[JobRecord]:
+        held = [self.store.get(raw.decode()) for raw in self.redis.zrange(LEASES, 0, -1)]
+        return [record for record in held if record is not None and record.status is JobStatus.RUNNING]
 
     def running_at(self, worker: Worker) -> JobRecord | None:
         """The job that a worker runs now."""
-        held = (record for record in self.records() if record.status is JobStatus.RUNNING)
-        return next((record for record in held if self.worker_of(record) is worker), None)
+        return next((record for record in self._held() if self.worker_of(record) is worker), None)
 
     def worker_of(self, record: JobRecord) -> Worker | None:
         """The worker that runs a job, by the process id in its name; None when its supervisor is dead already."""
@@ -107,8 +110,14 @@ class Fleet:
                 self.submit(**options)
 
     def note_recovery(self, victim: JobRecord) -> None:
-        """Wait until a job whose run was hurt runs anew or ends; the seconds count as a recovery."""
+        """Wait until a job whose run was hurt runs anew or ends; the seconds count as a recovery.
+
+        A run that had ended when it was hit does not count.
+        """
         started = time.monotonic()
+        record = self.store.require(victim.id)
+        if record.status.is_final and record.attempt_id == victim.attempt_id:
+            return
 
         def is_back() -> bool:
             record = self.store.require(victim.id)
