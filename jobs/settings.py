@@ -40,7 +40,7 @@ class Settings(BaseSettings):
         default=1.5, gt=0, description="Processor time an upload may take to be decoded, in seconds."
     )
     decode_megabytes: int = Field(
-        default=300, ge=50, description="Memory an upload may take to be decoded, beyond itself, in MiB."
+        default=300, ge=50, description="Memory an upload may take to be decoded, in MiB."
     )
     max_queue_length: int = Field(
         default=100, gt=0, description="Jobs that may wait per profile; beyond that POST answers 429."

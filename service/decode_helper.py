@@ -20,7 +20,24 @@ from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF")
 READABLE = "PNG, JPEG, WebP, AVIF and TIFF"
 # What a worker can use of what Pillow reads: no signed, 32-bit or floating-point samples, no L*a*b*.
-MODES = frozenset("1 L LA La I;16 I;16L I;16B I;16N P PA RGB RGBA RGBa RGBX CMYK YCbCr".split())
+MODES = (
+    "1",
+    "L",
+    "LA",
+    "La",
+    "I;16",
+    "I;16L",
+    "I;16B",
+    "I;16N",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBa",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+)
 MAX_SIDE = 65_535
 EXIF_ORIENTATION, TIFF_SAMPLE_FORMAT = 0x0112, 339
 # A limit of processor time does not end a process that waits for something that never comes.
@@ -91,6 +108,8 @@ def _refuse_animation(image: Image.Image) -> None:
 def _refuse_samples(image: Image.Image) -> None:
     # TIFF alone names the kind of its samples; Pillow shows some signed ones as if they were not.
     kinds = image.tag_v2.get(TIFF_SAMPLE_FORMAT, (1,)) if image.format == "TIFF" else (1,)  # type: ignore[attr-defined]
+    if image.mode in ("P", "PA") and image.palette is None:
+        raise Refusal("invalid-image", "The image has no palette to take its colours from.")
     if image.mode not in MODES or any(kind != 1 for kind in kinds):
         raise Refusal("unsupported-format", f"Images of {image.mode} samples, signed or floating point are not taken.")
 
@@ -107,7 +126,8 @@ def _is_on_its_side(image: Image.Image, is_whole: bool) -> bool:
 
 
 def _damaged(error: Exception) -> Refusal:
-    return Refusal("invalid-image", f"The image cannot be read: {error}.".replace("..", "."))
+    reason = str(error).rstrip(".") or type(error).__name__
+    return Refusal("invalid-image", f"The image cannot be read: {reason}.")
 
 
 def serve(requests: BinaryIO, answers: int) -> None:
@@ -131,7 +151,7 @@ _OUT_OF_TIME = (signal.SIGPROF, signal.SIGALRM, signal.SIGXCPU)
 def _answer_and_end(data: bytes, request: dict[str, Any], answers: int) -> None:
     status = 1
     try:
-        _limit(request["seconds"], len(data) + request["megabytes"] * 2**20)
+        _limit(request["seconds"], request["megabytes"] * 2**20)
         try:
             answer = examine(data, request["is_whole"])
         except Refusal as refusal:

@@ -85,7 +85,7 @@ class Decoders:
     def examine(self, data: bytes, *, is_whole: bool, seconds: float, megabytes: int) -> ImageFacts:
         """What the image is; with is_whole once every pixel of it was decoded.
 
-        seconds: of processor time.  megabytes: of memory beyond the file itself.
+        seconds: of processor time.  megabytes: of memory (MiB), the file included.
         Raises JobError unsupported-format, invalid-image, animated-image, too-many-pixels or costly-image.
         """
         with self._lock:

@@ -14,7 +14,7 @@ from jobs import JobError, JobRecord, UpscaleRequest
 from jobs.options import WEBHOOK_EVENTS
 from service.access import CallerDep
 from service.context import Context, ContextDep
-from service.intake import accept
+from service.intake import MAX_IDEMPOTENCY_KEY_LENGTH, accept
 from service.problems import problem_responses
 from service.schemas import JobView, job_url, view_job
 from service.uploads import Upload, read_form, read_options, screen_image
@@ -59,15 +59,20 @@ def _as_form_field(field: dict[str, Any]) -> dict[str, Any]:
     return {**(branches[0] if len(branches) == 1 else {}), **plain}
 
 
-def _header(name: str, description: str) -> dict[str, Any]:
-    return {"name": name, "in": "header", "schema": {"type": "string"}, "description": description}
+def _header(name: str, description: str, **limits: int) -> dict[str, Any]:
+    return {"name": name, "in": "header", "schema": {"type": "string", **limits}, "description": description}
 
 
 _OPENAPI = {
     "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _form_schema()}}},
     "parameters": [
         _header("Prefer", "`wait=N` (at most 60): answer when the job is done, or after N seconds (RFC 7240)."),
-        _header("Idempotency-Key", "At most 255 characters: the same key and request lead to the same job."),
+        _header(
+            "Idempotency-Key",
+            "The same key and request lead to the same job.",
+            minLength=1,
+            maxLength=MAX_IDEMPOTENCY_KEY_LENGTH,
+        ),
     ],
 }
 
