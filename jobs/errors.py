@@ -28,6 +28,7 @@ ERROR_KINDS: dict[str, ErrorKind] = {
     "invalid-image": ErrorKind("The image is damaged and cannot be decoded", 422),
     "animated-image": ErrorKind("Animated and multi-page images are not supported", 422),
     "too-many-pixels": ErrorKind("The image has too many pixels", 422),
+    "costly-image": ErrorKind("The image takes too much time or memory to decode", 422),
     # the caller
     "unauthorized": ErrorKind("An API key is needed", 401),
     "rate-limited": ErrorKind("Too many requests", 429, is_retryable=True),

@@ -38,6 +38,10 @@ class Settings(BaseSettings):
     )
     max_input_pixels: int = Field(default=24_000_000, gt=0, description="Largest input image, in pixels.")
     max_output_pixels: int = Field(default=24_000_000, gt=0, description="Largest output image, in pixels.")
+    decode_seconds: float = Field(
+        default=1.5, gt=0, description="Processor time an upload may take to be decoded, in seconds."
+    )
+    decode_megabytes: int = Field(default=300, ge=50, description="Memory an upload may take to be decoded, in MiB.")
     max_queue_length: int = Field(
         default=100, gt=0, description="Jobs that may wait per profile; beyond that POST answers 429."
     )

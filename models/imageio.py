@@ -86,7 +86,7 @@ def decode_image(data: bytes | Path, *, max_pixels: int | None = None) -> Decode
         raise ImageDecodeError(f"the image is too large: {error}", "image_too_large") from error
     except Exception as error:
         # On hostile files Pillow's plugins raise nearly anything: OSError, SyntaxError, KeyError and more
-        raise ImageDecodeError(f"the image is damaged: {error}") from error
+        raise ImageDecodeError(f"the image is damaged: {str(error) or type(error).__name__}") from error
 
 
 def decode_opened(image: Image.Image, content: bytes, max_pixels: int | None) -> DecodedImage:

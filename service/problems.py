@@ -10,12 +10,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from redis.exceptions import ResponseError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from jobs import REDIS_AWAY, JobError
 
 CONTENT_TYPE = "application/problem+json"
 
 _SOURCES = ("query", "path", "header", "body")
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _CODES_BY_STATUS = {404: "not-found", 405: "method-not-allowed", 406: "not-acceptable"}
 
 
@@ -87,7 +89,16 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
         "not-found": f"Nothing is served at {request.url.path}.",
         "method-not-allowed": f"{request.method} is not answered at {request.url.path}.",
     }.get(code, str(error.detail))
-    return problem_response(request, JobError(code, detail), error.headers or {})
+    headers = dict(error.headers or {})
+    if code == "method-not-allowed":
+        headers["Allow"] = ", ".join(_allowed_methods(request))
+    return problem_response(request, JobError(code, detail), headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    # The router names those of the first route of this path alone, and a path has one route per method.
+    routes, scope = request.app.routes, dict(request.scope)
+    return [m for m in _METHODS if any(route.matches(scope | {"method": m})[0] is Match.FULL for route in routes)]
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:

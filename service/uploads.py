@@ -1,26 +1,22 @@
 """Uploads: reading the form of POST /v1/upscale and screening its file before anything else touches it."""
 
 import hashlib
-import io
-import threading
 from dataclasses import dataclass
 
 from fastapi import Request
-from PIL import Image, UnidentifiedImageError
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from jobs import InputInfo, JobError, Settings, UpscaleRequest, find_profile
+from service.decoding import Decoders
 from service.problems import invalid_option
 
-# Formats by Pillow's names; nothing else is tried, whatever Pillow could read.
-INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF")
-_READABLE = "PNG, JPEG, WebP, AVIF and TIFF"
 MAX_FIELD_BYTES = 64 * 1024
 MAX_FIELDS = 40
-_EXIF_ORIENTATION = 0x0112
-_DECODES_AT_ONCE = threading.BoundedSemaphore(2)  # each may hold a whole image in memory
+# The header costs a photograph a millisecond; a file that needs more of the time is made to cost.
+_HEADER_SHARE = 0.2
+_DECODERS = Decoders()  # starts nothing before the first upload
 
 
 @dataclass(frozen=True)
@@ -127,22 +123,19 @@ def check_offer(options: UpscaleRequest, settings: Settings) -> UpscaleRequest:
 def screen_image(data: bytes, options: UpscaleRequest, settings: Settings) -> InputInfo:
     """What the image is, once it is sure that a worker can read it.
 
-    Pixels are counted from the header, before one of them is decoded.
-    Raises JobError unsupported-format, too-many-pixels, animated-image, invalid-image or invalid-option.
+    Pixels are counted from the header, before one of them is decoded. Raises JobError unsupported-format,
+    too-many-pixels, animated-image, invalid-image, costly-image or invalid-option.
     """
-    with _open(data) as image:
-        width, height = image.size
-        _check_pixels("The image", width, height, settings.max_input_pixels)
-        _refuse_animation(image)
-        image_format = "jpeg" if image.format == "MPO" else str(image.format).lower()
-        if _is_lying_on_its_side(image):
-            width, height = height, width
-    check_sizes(options, width, height, settings)
-    _decode(data)
+    seconds, megabytes = settings.decode_seconds, settings.decode_megabytes
+    header = _DECODERS.examine(data, is_whole=False, seconds=seconds * _HEADER_SHARE, megabytes=megabytes)
+    check_sizes(options, header.width, header.height, settings)
+    facts = _DECODERS.examine(data, is_whole=True, seconds=seconds, megabytes=megabytes)
+    # A PNG may tell behind its pixels that it lies on its side.
+    check_sizes(options, facts.width, facts.height, settings)
     return InputInfo(
-        width=width,
-        height=height,
-        format=image_format,
+        width=facts.width,
+        height=facts.height,
+        format=facts.format,
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
     )
@@ -159,18 +152,6 @@ def check_sizes(options: UpscaleRequest, width: int, height: int, settings: Sett
     return size
 
 
-def _open(data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data), formats=INPUT_FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise JobError("too-many-pixels", f"{error}", field="file") from error
-    except UnidentifiedImageError as error:
-        detail = f"The file is none of {_READABLE}, or its header is damaged."
-        raise JobError("unsupported-format", detail, field="file") from error
-    except Exception as error:  # a parser fed with garbage may raise anything
-        raise _invalid_image(error) from error
-
-
 def _check_pixels(what: str, width: int, height: int, limit_pixels: int) -> None:
     if width * height > limit_pixels:
         detail = (
@@ -178,37 +159,3 @@ def _check_pixels(what: str, width: int, height: int, limit_pixels: int) -> None
             f"this server takes {limit_pixels / 1e6:g}."
         )
         raise JobError("too-many-pixels", detail, field="file")
-
-
-def _refuse_animation(image: Image.Image) -> None:
-    if image.format == "MPO":
-        # What phones write into .jpg files: the first picture is the photograph, the others its previews.
-        return
-    try:
-        # One step, not n_frames: counting walks all pages of a TIFF, and a file may claim millions.
-        image.seek(1)
-    except EOFError:
-        return
-    except Exception as error:
-        raise _invalid_image(error) from error
-    raise JobError("animated-image", "Send one picture: the file has more than one frame or page.", field="file")
-
-
-def _is_lying_on_its_side(image: Image.Image) -> bool:
-    try:
-        return image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-    except Exception:  # damaged EXIF is no reason to refuse a picture
-        return False
-
-
-def _decode(data: bytes) -> None:
-    # Decoded once and thrown away: a truncated file is told now and not by a failed job.
-    with _DECODES_AT_ONCE, _open(data) as image:
-        try:
-            image.load()
-        except Exception as error:
-            raise _invalid_image(error) from error
-
-
-def _invalid_image(error: Exception) -> JobError:
-    return JobError("invalid-image", f"The image cannot be read: {error}.".replace("..", "."), field="file")

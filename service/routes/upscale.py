@@ -14,7 +14,7 @@ from jobs import JobError, JobRecord, UpscaleRequest
 from jobs.options import WEBHOOK_EVENTS
 from service.access import CallerDep
 from service.context import Context, ContextDep
-from service.intake import accept
+from service.intake import MAX_IDEMPOTENCY_KEY_LENGTH, accept
 from service.problems import problem_responses
 from service.schemas import JobView, job_url, view_job
 from service.uploads import Upload, read_form, read_options, screen_image
@@ -62,13 +62,14 @@ def _as_form_field(field: dict[str, Any]) -> dict[str, Any]:
     return {**(branches[0] if len(branches) == 1 else {}), **plain}
 
 
-def _header(name: str, description: str) -> dict[str, Any]:
-    return {"name": name, "in": "header", "schema": {"type": "string"}, "description": description}
+def _header(name: str, description: str, **limits: int) -> dict[str, Any]:
+    return {"name": name, "in": "header", "schema": {"type": "string", **limits}, "description": description}
 
 
 def key_header(made: str) -> dict[str, Any]:
     """The Idempotency-Key as OpenAPI tells it; made: what a request leads to."""
-    return _header("Idempotency-Key", f"At most 255 characters: the same key and request lead to the same {made}.")
+    words = f"The same key and request lead to the same {made}."
+    return _header("Idempotency-Key", words, minLength=1, maxLength=MAX_IDEMPOTENCY_KEY_LENGTH)
 
 
 _OPENAPI = {

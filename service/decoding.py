@@ -1,0 +1,110 @@
+"""Opening uploads at arm's length: in helper processes that bound the time and memory each may cost.
+
+In the process of the API neither could be bounded: a JPEG of 3 MB with thousands of empty scans decodes for minutes, a
+PNG of millions of empty chunks is parsed for ten seconds, and a thread in C code cannot be stopped.
+"""
+
+import atexit
+import contextlib
+import json
+import queue
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs import JobError
+
+NUM_HELPERS = 2  # each may hold a whole image in memory
+_PROGRAM = Path(__file__).with_name("decode_helper.py")
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What a file says of itself. width, height: pixels, as a person sees them."""
+
+    width: int
+    height: int
+    format: str
+
+
+class Helper:
+    """One helper process, started when it is first asked and again when it died. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, request: dict[str, Any], data: bytes) -> dict[str, Any]:
+        """The helper's answer. Raises RuntimeError when it died twice over one file."""
+        for _ in range(2):
+            with contextlib.suppress(OSError, ValueError):
+                return self._ask_once(request, data)
+            self.stop()
+        raise RuntimeError("the helper that decodes uploads died twice over one file")
+
+    def _ask_once(self, request: dict[str, Any], data: bytes) -> dict[str, Any]:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                # -P: the program's folder is ours and must not shadow the standard library's modules.
+                [sys.executable, "-P", str(_PROGRAM)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # libtiff comments on every damaged file
+                start_new_session=True,  # Ctrl-C is for the API, which first ends what it began
+            )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request | {"num_bytes": len(data)}).encode() + b"\n")
+        self._process.stdin.write(data)
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())  # an empty line, of a dead helper, is no JSON
+        assert isinstance(answer, dict)
+        return answer
+
+    def stop(self) -> None:
+        """End the process, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+            with contextlib.suppress(OSError):  # what is left in a pipe to nobody
+                self._process.communicate()
+            self._process = None
+
+
+class Decoders:
+    """As many helpers as images are opened at once; who comes later waits for one."""
+
+    def __init__(self, num_helpers: int = NUM_HELPERS) -> None:
+        self._idle: queue.SimpleQueue[Helper] = queue.SimpleQueue()
+        self._helpers = [Helper() for _ in range(num_helpers)]
+        for helper in self._helpers:
+            self._idle.put(helper)
+        self._lock = threading.Lock()
+        self._is_known_at_exit = False
+
+    def examine(self, data: bytes, *, is_whole: bool, seconds: float, megabytes: int) -> ImageFacts:
+        """What the image is; with is_whole once every pixel of it was decoded.
+
+        seconds: of processor time.  megabytes: of memory (MiB), the file included.
+        Raises JobError unsupported-format, invalid-image, animated-image, too-many-pixels or costly-image.
+        """
+        with self._lock:
+            if not self._is_known_at_exit:
+                atexit.register(self.stop)
+                self._is_known_at_exit = True
+        helper = self._idle.get()
+        try:
+            answer = helper.ask({"is_whole": is_whole, "seconds": seconds, "megabytes": megabytes}, data)
+        finally:
+            self._idle.put(helper)
+        if "code" in answer:
+            raise JobError(answer["code"], answer["detail"], field="file")
+        width, height = answer["width"], answer["height"]
+        if answer["is_on_its_side"]:
+            width, height = height, width
+        return ImageFacts(width=width, height=height, format=answer["format"])
+
+    def stop(self) -> None:
+        """End all helpers; the next file starts one again."""
+        for helper in self._helpers:
+            helper.stop()
