@@ -58,14 +58,6 @@ def test_the_name_is_asked_once_for_each_delivery_so_nothing_can_change_between_
         assert checked.requests[0][1]["Host"] == f"rebind.test:{checked.port}"
 
 
-def test_the_environments_proxy_is_not_asked(monkeypatch):
-    with receiving() as receiver, receiving() as proxy:
-        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
-        assert post(Guard(OPEN, lookup=lambda name, port: ["127.0.0.1"]), f"http://hooks.test:{receiver.port}/") == 204
-        assert proxy.num_connections == 0
-
-
 def test_an_address_that_does_not_answer_is_followed_by_the_next():
     with receiving() as receiver:
         guard = Guard(OPEN, lookup=lambda name, port: ["127.9.9.9", "127.0.0.1"])
