@@ -13,12 +13,16 @@ from typing import Any
 
 @dataclass
 class Receiver:
-    """answers: statuses for the next requests, then 204. hold_seconds: pause before an answer."""
+    """answers: statuses for the next requests, then 204. hold_seconds: pause before an answer.
+
+    drip_seconds: how long an answer takes, a byte every tenth of a second.
+    """
 
     port: int = 0
     answers: list[int] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     hold_seconds: float = 0.0
+    drip_seconds: float = 0.0
     num_connections: int = 0
     requests: list[tuple[str, Message, bytes]] = field(default_factory=list)
 
@@ -42,6 +46,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         time.sleep(self.receiver.hold_seconds)
         status = self.receiver.answers.pop(0) if self.receiver.answers else 204
         with contextlib.suppress(OSError):  # who sent it may have lost patience
+            for letter in ("HTTP/1.1 204 " + "a" * 999)[: int(self.receiver.drip_seconds * 10)]:
+                self.wfile.write(letter.encode())
+                time.sleep(0.1)
             self.send_response(status)
             for name, value in self.receiver.headers.items():
                 self.send_header(name, value)
@@ -60,6 +67,7 @@ def receiving(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
 
     class Server(http.server.ThreadingHTTPServer):
         daemon_threads = True
+        request_queue_size = 128
 
         def get_request(self) -> Any:
             found = super().get_request()
