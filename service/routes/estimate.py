@@ -32,7 +32,7 @@ class EstimateRequest(BaseModel):
     options: UpscaleRequest = Field(default_factory=UpscaleRequest)
 
 
-@router.post("/v1/estimate", responses=problem_responses(422))
+@router.post("/v1/estimate", responses=problem_responses(400, 422))
 def estimate(asked: EstimateRequest, context: ContextDep) -> EstimateView:
     """The size and the expected time of a result. No job is made; what an upscale would refuse is refused here too."""
     options = asked.options

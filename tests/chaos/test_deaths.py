@@ -10,6 +10,8 @@ from jobs import JobStatus
 from tests.chaos.fleet import AWAY_SECONDS, LEASE_SECONDS, NUM_FAULTS, NUM_JOBS
 from tests.chaos.processes import wait_until
 
+pytestmark = pytest.mark.timeout(1800)  # at full length
+
 
 @pytest.mark.parametrize("whom", ["child", "supervisor", "both"])
 def test_no_job_is_lost_when_workers_are_killed(fleet, whom):
@@ -24,6 +26,8 @@ def test_no_job_is_lost_when_workers_are_killed(fleet, whom):
         worker = fleet.worker_of(victim) or randomness.choice(fleet.workers)
         time.sleep(randomness.uniform(0, 0.6))  # in any stage: between steps, while publishing, before the next begins
         before = fleet.running_at(worker)
+        if before is not None and before.attempts > 1:
+            continue  # a third death in its hands would make the job fail, as it should: test_faults
         worker.hit(whom)
         if whom != "child":
             fleet.replace(worker)

@@ -6,6 +6,8 @@ from jobs import JobStatus
 from tests.chaos.fleet import NUM_JOBS
 from tests.chaos.processes import wait_until
 
+pytestmark = pytest.mark.timeout(1800)  # at full length
+
 
 @pytest.mark.parametrize("fault", ["hang", "crash"])
 def test_a_job_that_hangs_or_kills_every_worker_fails_with_the_reason_and_others_go_on(fleet, fault):

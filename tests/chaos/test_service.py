@@ -13,6 +13,8 @@ from tests.chaos.fleet import AWAY_SECONDS, NUM_FAULTS, NUM_JOBS
 from tests.chaos.processes import wait_until
 from tests.fakes import picture
 
+pytestmark = pytest.mark.timeout(1800)  # at full length
+
 
 def test_an_absent_redis_is_told_at_once_and_everything_recovers_by_itself(fleet):
     api = fleet.start_service()

@@ -27,10 +27,8 @@ PICTURES = [picture(), picture(9, 7, "JPEG"), picture(5, 5, "WEBP", "RGBA")]
 CONFIG = {
     "generation": {"max-examples": NUM_EXAMPLES, "deterministic": True, "database": "none"},
     "operations": [
-        {
-            "include-name": "POST /v1/upscale",
-            "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "422"]}},
-        }
+        {"include-name": name, "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "422"]}}}
+        for name in ("POST /v1/upscale", "POST /v1/batches", "POST /v1/estimate")
     ],
 }
 
