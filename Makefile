@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test chaos check clean
+.PHONY: help setup up test chaos corpus check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: $(VENV)/.dev ## pass all tests (no network once installed, no GPU)
 
 chaos: $(VENV)/.dev ## kill, stop and poison workers and Redis under load, at full length (about 15 minutes)
 	@CHAOS_LEASE_SECONDS=15 CHAOS_STALL_SECONDS=15 CHAOS_AWAY_SECONDS=60 CHAOS_JOBS=200 CHAOS_FAULTS=51 $(BIN)/python -m pytest -s tests/chaos
+
+corpus: $(VENV)/.dev ## send some hundred hostile and odd files through the API, and tell the figures
+	@CORPUS=full $(BIN)/python -m pytest -s tests/corpus
 
 check: $(VENV)/.dev ## formatting, lint, types, house rules
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest -q tests/policy
