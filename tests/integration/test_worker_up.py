@@ -112,7 +112,7 @@ def test_the_demo_leaves_its_files_and_ctrl_c_ends_every_child_within_ten_second
         assert told in up.told
     with urllib.request.urlopen(f"{up.url}/v1/jobs") as answer:
         assert json.load(answer)["jobs"][0]["status"] == "succeeded"
-    assert len(up.children()) == 3
+    assert len(up.children()) >= 4  # Redis, API, worker, and what opens uploads for the API
     asked_at = time.monotonic()
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(timeout=10) == 0
@@ -152,7 +152,7 @@ def test_with_keys_the_demo_needs_one_and_everything_else_still_starts(start, tm
 def test_children_die_with_a_parent_that_is_killed(start):
     up = start()
     up.wait_for("Ctrl-C ends it.")
-    assert len(up.children()) == 3
+    assert len(up.children()) >= 4  # Redis, API, worker, and what opens uploads for the API
     up.process.kill()
     wait_until_gone(up, 5)
 
