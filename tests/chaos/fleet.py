@@ -44,6 +44,7 @@ class Fleet:
             "M3ESR_LEASE_SECONDS": str(LEASE_SECONDS),
             "M3ESR_STALL_SECONDS": str(STALL_SECONDS),
             "M3ESR_DRAIN_SECONDS": "1",
+            "M3ESR_MAX_QUEUE_LENGTH": "10000",
             **env,
         }
         self.redis = connect(self.server.url, timeout_seconds=5)

@@ -152,7 +152,7 @@ def test_with_keys_the_demo_needs_one_and_everything_else_still_starts(start, tm
 def test_children_die_with_a_parent_that_is_killed(start):
     up = start()
     up.wait_for("Ctrl-C ends it.")
-    assert len(up.children()) >= 4  # Redis, API, worker, and what opens uploads for the API
+    assert len(up.children()) == 3
     up.process.kill()
     wait_until_gone(up, 5)
 
