@@ -52,7 +52,9 @@ class PreviewKeeper:
             self._store.report_preview(self._job_id, self._attempt_id, info)
         except JobError as error:
             log.warning("preview_lost", reason=error.detail)
-        except (*REDIS_AWAY, OSError) as error:  # OSError: a picture that JPEG cannot hold
+        except OSError as error:  # a picture that JPEG cannot hold
+            log.warning("preview_lost", reason=str(error))
+        except REDIS_AWAY as error:
             log.warning("preview_lost", reason=str(error))
 
 
