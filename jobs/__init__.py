@@ -3,7 +3,7 @@
 from jobs.access import ApiKey, KeyStore
 from jobs.batches import Batch, BatchStore
 from jobs.blobs import BlobStore, input_key, map_key, preview_key, result_key
-from jobs.connection import REDIS_AWAY, RedisClient, connect
+from jobs.connection import REDIS_AWAY, RedisClient, connect, connect_async
 from jobs.errors import ERROR_KINDS, PROBLEM_TYPE_PREFIX, JobError
 from jobs.estimate import Work, plan_work
 from jobs.heartbeat import HeartbeatRegistry, WorkerHeartbeat
@@ -11,6 +11,7 @@ from jobs.keys import TASK_NAME, is_job_id, new_job_id, queue_name
 from jobs.logs import configure_logs
 from jobs.options import CONTENT_TYPES, MODALITIES, OutputFormat, UpscaleRequest
 from jobs.outbox import Outbox, Webhook, WebhookOutcome, WebhookState
+from jobs.polls import JobPolls
 from jobs.profiles import PROFILES, Licence, Profile, find_profile
 from jobs.queue import JobQueue, dispatched_job
 from jobs.record import (
@@ -49,6 +50,7 @@ __all__ = [
     "InputInfo",
     "JobError",
     "JobOutcome",
+    "JobPolls",
     "JobQueue",
     "JobRecord",
     "JobStatus",
@@ -77,6 +79,7 @@ __all__ = [
     "WorkerHeartbeat",
     "configure_logs",
     "connect",
+    "connect_async",
     "dispatched_job",
     "find_profile",
     "input_key",

@@ -6,7 +6,7 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -88,22 +88,20 @@ class KeyStore:
         pipeline = self._redis.pipeline(transaction=False)
         for key_id in ids:
             pipeline.hgetall(keys.api_key_key(key_id))
-        return [_read(fields) for fields in pipeline.execute() if fields]
+        found = [{name.decode(): value.decode() for name, value in raw.items()} for raw in pipeline.execute()]
+        return [_read(fields) for fields in found if fields]
 
     def authenticate(self, secret: str) -> ApiKey | None:
         """The key whose secret this is; None when there is none, or it is revoked."""
-        match = _API_KEY.fullmatch(secret)
-        if match is None:
+        key_id = key_id_in(secret)
+        if key_id is None:
             return None
-        fields = self._redis.hgetall(keys.api_key_key(match[1]))
-        kept = fields.get(b"digest", _NO_DIGEST.encode()).decode()
-        if not hmac.compare_digest(_digest(secret), kept):
-            return None
-        key = _read(fields)
-        if key.revoked_at is not None:
+        fields = self._redis.hgetall(keys.api_key_key(key_id))
+        key = open_key(secret, {name.decode(): value.decode() for name, value in fields.items()})
+        if key is None:
             return None
         now = self._clock()
-        if key.last_used_at is None or now - key.last_used_at.timestamp() >= LAST_USED_SECONDS:
+        if is_use_to_be_noted(key, now):
             # A Redis that is full takes no writes: that is no reason to refuse who only reads.
             with contextlib.suppress(ResponseError):
                 self._set_field(keys=[keys.api_key_key(key.id)], args=["last_used_at", now])
@@ -133,14 +131,33 @@ class KeyStore:
         return True
 
 
+def key_id_in(secret: str) -> str | None:
+    """The id of the key that a secret claims to open; None when it is no secret of ours."""
+    match = _API_KEY.fullmatch(secret)
+    return match[1] if match else None
+
+
+def open_key(secret: str, fields: Mapping[str, str]) -> ApiKey | None:
+    """The key whose hash in Redis holds these fields (none: there is no such key), when the secret opens it."""
+    if not hmac.compare_digest(_digest(secret), fields.get("digest", _NO_DIGEST)):
+        return None
+    key = _read(fields)
+    return key if key.revoked_at is None else None
+
+
+def is_use_to_be_noted(key: ApiKey, now: float) -> bool:
+    """Whether `last_used_at` is due to be written; now: seconds since 1970."""
+    return key.last_used_at is None or now - key.last_used_at.timestamp() >= LAST_USED_SECONDS
+
+
 def _digest(secret: str) -> str:
     # A plain hash is enough: the secret is 256 random bits, so there is no list of likely ones to try, which is what
     # slow hashes of passwords guard against.
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _read(fields: dict[bytes, bytes]) -> ApiKey:
+def _read(fields: Mapping[str, str]) -> ApiKey:
     moments: dict[str, Any] = {
-        name: utc(float(fields[name.encode()])) for name in ("last_used_at", "revoked_at") if name.encode() in fields
+        name: utc(float(fields[name])) for name in ("last_used_at", "revoked_at") if name in fields
     }
-    return ApiKey.model_validate_json(fields[b"base"]).model_copy(update=moments)
+    return ApiKey.model_validate_json(fields["base"]).model_copy(update=moments)

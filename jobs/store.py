@@ -93,10 +93,7 @@ class JobStore:
 
     def require_own(self, job_id: str, owner: str) -> JobRecord:
         """The record of a job of `owner`. Raises JobError job-not-found, for another's job in the very same words."""
-        record = self.get(job_id)
-        if record is None or record.owner != owner:
-            raise _not_found()
-        return record
+        return check_own(self.get(job_id), owner)
 
     def request_cancel(self, job_id: str) -> JobRecord:
         """End a queued job at once, ask a running one to stop, leave a final one. Raises job-not-found."""
@@ -283,6 +280,13 @@ class JobStore:
         return [keys.job_key(job_id), keys.waiting_key(profile), index, keys.EXPIRY, keys.LEASES]
 
 
+def check_own(record: JobRecord | None, owner: str) -> JobRecord:
+    """The record, which must be there and of `owner`. Raises JobError job-not-found, the same for both."""
+    if record is None or record.owner != owner:
+        raise _not_found()
+    return record
+
+
 def _not_found() -> JobError:
     return JobError("job-not-found", "No job has this id; it may have been deleted.")
 
@@ -300,7 +304,11 @@ def counter_name(profile: str, status: JobStatus, reason: str) -> str:
 
 
 def _read(raw: Mapping[bytes, bytes]) -> JobRecord:
-    fields = {name.decode(): value for name, value in raw.items()}
+    return read_record({name.decode(): value.decode() for name, value in raw.items()})
+
+
+def read_record(fields: Mapping[str, str]) -> JobRecord:
+    """The record whose hash in Redis holds these fields."""
     base = NewJob.model_validate_json(fields["base"])
     moments: dict[str, Any] = {
         name: utc(float(fields[name]))
@@ -312,13 +320,13 @@ def _read(raw: Mapping[bytes, bytes]) -> JobRecord:
     return JobRecord(
         **dict(base),
         **moments,
-        status=JobStatus(fields["status"].decode()),
+        status=JobStatus(fields["status"]),
         sequence=int(fields["sequence"]),
         version=int(fields["version"]),
         attempts=int(fields["attempts"]),
         replays=int(fields.get("replays", 0)),
-        attempt_id=fields["attempt_id"].decode() if "attempt_id" in fields else None,
-        holder=fields["holder"].decode() if "holder" in fields else None,
+        attempt_id=fields.get("attempt_id"),
+        holder=fields.get("holder"),
         is_cancel_requested="cancel_requested" in fields,
         progress=Progress.model_validate_json(fields["progress"]) if "progress" in fields else None,
         preview=PreviewInfo.model_validate_json(fields["preview"]) if "preview" in fields else None,

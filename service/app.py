@@ -13,6 +13,7 @@ from jobs import (
     BatchStore,
     BlobStore,
     HeartbeatRegistry,
+    JobPolls,
     JobQueue,
     JobStore,
     KeyStore,
@@ -20,6 +21,7 @@ from jobs import (
     RedisClient,
     Settings,
     connect,
+    connect_async,
 )
 from service.access import identify
 from service.context import Context
@@ -57,6 +59,7 @@ def create_app(settings: Settings, redis: RedisClient | None = None, blobs: Blob
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
+        await context.polls.close()
 
     app = FastAPI(title="M3ESR", version=_version(), docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.context = context
@@ -81,6 +84,7 @@ def _assemble(settings: Settings, redis: RedisClient, blobs: BlobStore) -> Conte
         settings=settings,
         redis=redis,
         store=store,
+        polls=JobPolls(connect_async(settings.redis_url)),
         batches=BatchStore(redis),
         queue=queue,
         blobs=blobs,

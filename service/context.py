@@ -5,7 +5,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from jobs import BatchStore, BlobStore, HeartbeatRegistry, JobQueue, JobStore, KeyStore, Outbox, RedisClient, Settings
+from jobs import BatchStore, BlobStore, HeartbeatRegistry, JobPolls, JobQueue, JobStore, KeyStore, Outbox, RedisClient, Settings
 from service.metrics import ServiceMetrics
 from service.throttle import Throttle
 from service.webhooks import Guard
@@ -18,6 +18,7 @@ class Context:
     settings: Settings
     redis: RedisClient
     store: JobStore
+    polls: JobPolls
     batches: BatchStore
     queue: JobQueue
     blobs: BlobStore
@@ -29,7 +30,7 @@ class Context:
     webhook_guard: Guard
 
 
-def find_context(request: Request) -> Context:
+async def find_context(request: Request) -> Context:
     """The context of the app that serves `request`."""
     return cast(Context, request.app.state.context)
 

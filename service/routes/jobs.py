@@ -1,13 +1,18 @@
 """/v1/jobs: one job's state, the list of jobs, cancel and delete."""
 
-from typing import Annotated
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 
-from service.access import CallerDep
-from service.context import ContextDep
+from jobs import JobStatus
+from jobs.store import check_own
+from service.access import CallerDep, identify_and_poll
+from service.context import ContextDep, find_context
 from service.lifecycle import forget, replay
 from service.problems import problem_responses
 from service.schemas import JobList, JobView, job_url, view_job
@@ -15,14 +20,41 @@ from service.schemas import JobList, JobView, job_url, view_job
 router = APIRouter(tags=["jobs"])
 
 
-@router.get("/v1/jobs/{job_id}", responses=problem_responses(404, 422))
-def read_job(job_id: str, context: ContextDep, caller: CallerDep, response: Response) -> JobView:
+class PollRoute(APIRoute):
+    """A route that FastAPI documents and finds, but whose endpoint gets the request and the path, nothing solved.
+
+    Its dependencies stand in the document alone, so the endpoint must do their work: here, identify the caller.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The endpoint as it is."""
+
+        async def handle(request: Request) -> Response:
+            answer = await self.endpoint(request, **request.path_params)
+            assert isinstance(answer, Response)
+            return answer
+
+        return handle
+
+
+async def read_job(request: Request, job_id: str) -> Response:
     """How the job stands; for a finished one where its image and maps are, and what to make of them."""
-    record = context.store.require_own(job_id, caller.id)
-    response.headers["Cache-Control"] = "no-store"
-    if not record.status.is_final:
-        response.headers["Retry-After"] = "1"
-    return view_job(context, record)
+    context = await find_context(request)
+    caller, found = await identify_and_poll(request, job_id)
+    record = check_own(found, caller.id)
+    needs_more = record.status is JobStatus.QUEUED or record.options.webhook_url is not None  # and that from Redis
+    view = await run_in_threadpool(view_job, context, record) if needs_more else view_job(context, record)
+    headers = {"Cache-Control": "no-store"} | ({} if record.status.is_final else {"Retry-After": "1"})
+    return Response(view.model_dump_json(), media_type="application/json", headers=headers)
+
+
+router.add_api_route(
+    "/v1/jobs/{job_id}",
+    read_job,
+    response_model=JobView,
+    responses=problem_responses(404, 422),
+    route_class_override=PollRoute,
+)
 
 
 @router.get("/v1/jobs", responses=problem_responses(422))
