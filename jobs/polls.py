@@ -1,6 +1,7 @@
 """One question to Redis for one poll: the caller's key and the job, in a single awaited round trip."""
 
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,20 +10,35 @@ from jobs.connection import RedisClient
 from jobs.record import JobRecord
 from jobs.store import read_record
 
-# KEYS job, api_keys, api_key. -> JSON: whether there are keys (0 or 1), the fields of the key, those of the job.
-# One string, because the client takes far longer to read a list of many.
+# Records kept from one poll to the next: of jobs that are polled now, not of all there are.
+KEPT_RECORDS = 256
+
+# KEYS job, api_keys, api_key. ARGV id, waiting (without its profile), known sequence, known version.
+# -> JSON: whether there are keys (0 or 1), the fields of the key, those of the job (none when it is as known), whether
+# it is as known, its rank in line (-1: in none). One string: the client takes far longer to read a list of many.
 _POLL = """
-return cjson.encode({redis.call('EXISTS', KEYS[2]), redis.call('HGETALL', KEYS[3]), redis.call('HGETALL', KEYS[1])})
+local state = redis.call('HMGET', KEYS[1], 'sequence', 'version', 'status')
+local rank, is_known = -1, state[1] == ARGV[3] and state[2] == ARGV[4]
+if state[3] == 'queued' then
+  local profile = cjson.decode(redis.call('HGET', KEYS[1], 'base')).profile
+  rank = redis.call('ZRANK', ARGV[2] .. profile, ARGV[1]) or -1
+end
+return cjson.encode({redis.call('EXISTS', KEYS[2]), redis.call('HGETALL', KEYS[3]),
+                     is_known and {} or redis.call('HGETALL', KEYS[1]), is_known, rank})
 """
 
 
 @dataclass(frozen=True)
 class PollAnswer:
-    """has_keys: whether the server has API keys. key: fields of the one asked for. record: of the job, or None."""
+    """has_keys: whether the server has API keys. key: fields of the one asked for. record: of the job, or None.
+
+    position: how many jobs wait before it; None when it does not wait.
+    """
 
     has_keys: bool
     key: dict[str, str]
     record: JobRecord | None
+    position: int | None
 
 
 class JobPolls:
@@ -31,18 +47,35 @@ class JobPolls:
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
         self._poll = redis.register_script(_POLL)
+        self._kept: OrderedDict[str, JobRecord] = OrderedDict()
 
     async def ask(self, job_id: str, key_id: str | None) -> PollAnswer:
-        """The job, and the API key of that id, as they stand at one moment."""
+        """The job, and the API key of that id, as they stand at one moment.
+
+        A record that did not change is the very object of the poll before: Redis is asked for its version only.
+        """
         # What cannot be an id must not become a name in Redis: an empty one is never a job's.
         job_key = keys.job_key(job_id if keys.is_job_id(job_id) else "")
-        answer = await self._poll(keys=[job_key, keys.API_KEYS, keys.api_key_key(key_id or "")])
-        has_keys, key, fields = json.loads(answer)
-        return PollAnswer(bool(has_keys), _pairs(key), read_record(_pairs(fields)) if fields else None)
+        known = self._kept.get(job_id)
+        answer = await self._poll(
+            keys=[job_key, keys.API_KEYS, keys.api_key_key(key_id or "")],
+            args=[job_id, keys.waiting_key(""), *((known.sequence, known.version) if known else ("", ""))],
+        )
+        has_keys, key, fields, is_known, rank = json.loads(answer)
+        record = known if is_known else read_record(_pairs(fields)) if fields else None
+        self._keep(job_id, record)
+        return PollAnswer(bool(has_keys), _pairs(key), record, None if rank < 0 else rank)
 
     async def close(self) -> None:
         """Give the connections back."""
         await self._redis.aclose()
+
+    def _keep(self, job_id: str, record: JobRecord | None) -> None:
+        self._kept.pop(job_id, None)
+        if record is not None:
+            self._kept[job_id] = record
+            if len(self._kept) > KEPT_RECORDS:
+                self._kept.popitem(last=False)
 
 
 def _pairs(flat: Sequence[str] | dict[str, str]) -> dict[str, str]:

@@ -58,11 +58,7 @@ class JobQueue:
 
     def eta_seconds(self, record: JobRecord, position: int, num_workers: int) -> float | None:
         """Expected seconds until this waiting job is done, from the last runs; None while unknown."""
-        mean_seconds = self._mean_seconds(record.profile)
-        if mean_seconds is None or num_workers < 1:
-            return None
-        # The workers drain the line side by side, and the job at hand still has to run itself.
-        return round(mean_seconds * (position // num_workers + 1), 1)
+        return line_seconds(self.mean_seconds(record.profile), position, num_workers)
 
     def run_seconds(self, profile: str, work: Work) -> float | None:
         """Expected seconds that a run with that work takes, from the last runs; None while unknown."""
@@ -79,7 +75,7 @@ class JobQueue:
         # The leases are those of all profiles, but a worker has one at most.
         num_running = min(int(self._redis.zcard(keys.LEASES)), num_workers)
         num_rounds = (self.depth(profile) + num_running) // num_workers
-        mean_seconds = self._mean_seconds(profile) if num_rounds else 0.0
+        mean_seconds = self.mean_seconds(profile) if num_rounds else 0.0
         return None if mean_seconds is None else round(mean_seconds * num_rounds, 1)
 
     def depth(self, profile: str) -> int:
@@ -95,12 +91,21 @@ class JobQueue:
         queued_at = next((moment for moment in moments if moment), None)
         return max(0.0, self._clock() - float(queued_at)) if queued_at else 0.0
 
-    def _mean_seconds(self, profile: str) -> float | None:
+    def mean_seconds(self, profile: str) -> float | None:
+        """How long the last runs took on average; None while there were none."""
         durations = [run_duration(run) for run in self._last_runs(profile)]
         return sum(durations) / len(durations) if durations else None
 
     def _last_runs(self, profile: str) -> list[str]:
         return [raw.decode() for raw in self._redis.lrange(keys.durations_key(profile), 0, -1)]
+
+
+def line_seconds(mean_seconds: float | None, position: int, num_workers: int) -> float | None:
+    """Expected seconds until the job at `position` is done where runs take `mean_seconds`; None while unknown."""
+    if mean_seconds is None or num_workers < 1:
+        return None
+    # The workers drain the line side by side, and the job at hand still has to run itself.
+    return round(mean_seconds * (position // num_workers + 1), 1)
 
 
 def dispatch_id(job_id: str) -> str:

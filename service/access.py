@@ -9,8 +9,9 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
-from jobs import ApiKey, JobError, JobRecord, Settings
+from jobs import ApiKey, JobError, Settings
 from jobs.access import is_use_to_be_noted, key_id_in, open_key
+from jobs.polls import PollAnswer
 from service.caller import Caller
 from service.context import Context, ContextDep, find_context
 
@@ -35,8 +36,8 @@ async def identify(
     return _note(context, await run_in_threadpool(_find_key, context, _secrets(bearer, header)))
 
 
-async def identify_and_poll(request: Request, job_id: str) -> tuple[Caller, JobRecord | None]:
-    """As `identify`, with the job of that id, whosever it is: in one question to Redis instead of two."""
+async def identify_and_poll(request: Request, job_id: str) -> tuple[Caller, PollAnswer]:
+    """As `identify`, with what a poll of the job of that id finds, whosever it is: in one question to Redis."""
     context = await find_context(request)
     secrets = _secrets(await _BEARER(request), await _HEADER(request))
     asked = [(secret, key_id) for secret in secrets if (key_id := key_id_in(secret))]
@@ -47,7 +48,7 @@ async def identify_and_poll(request: Request, job_id: str) -> tuple[Caller, JobR
         key = await run_in_threadpool(_find_key, context, secrets)
     elif key is None:
         _check_needs_no_key(context, has_keys=answer.has_keys)
-    return _note(context, key), answer.record
+    return _note(context, key), answer
 
 
 def _secrets(bearer: HTTPAuthorizationCredentials | None, header: str | None) -> list[str]:

@@ -26,6 +26,8 @@ from jobs import (
 from service.access import identify
 from service.context import Context
 from service.metrics import QueueCollector, ServiceMetrics, WebhookCollector
+from service.pace import Paces
+from service.polled import PolledJobs
 from service.problems import Problem, install_problems, problem_responses
 from service.routes import batches, estimate, events, files, health, jobs, pages, profiles, upscale, webhooks
 from service.shell import Shell
@@ -63,7 +65,9 @@ def create_app(settings: Settings, redis: RedisClient | None = None, blobs: Blob
 
     app = FastAPI(title="M3ESR", version=_version(), docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.context = context
-    for module in (upscale, batches, estimate, jobs, files, events, webhooks, profiles, health, pages):
+    app.state.polled = PolledJobs(context)
+    # Polls are most of what is asked, and routes are tried in this order.
+    for module in (jobs, upscale, batches, estimate, files, events, webhooks, profiles, health, pages):
         if module in _OPEN:
             app.include_router(module.router)
         else:
@@ -87,6 +91,7 @@ def _assemble(settings: Settings, redis: RedisClient, blobs: BlobStore) -> Conte
         polls=JobPolls(connect_async(settings.redis_url)),
         batches=BatchStore(redis),
         queue=queue,
+        paces=Paces(queue, heartbeats),
         blobs=blobs,
         heartbeats=heartbeats,
         keys=KeyStore(redis),

@@ -5,8 +5,20 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from jobs import BatchStore, BlobStore, HeartbeatRegistry, JobPolls, JobQueue, JobStore, KeyStore, Outbox, RedisClient, Settings
+from jobs import (
+    BatchStore,
+    BlobStore,
+    HeartbeatRegistry,
+    JobPolls,
+    JobQueue,
+    JobStore,
+    KeyStore,
+    Outbox,
+    RedisClient,
+    Settings,
+)
 from service.metrics import ServiceMetrics
+from service.pace import Paces
 from service.throttle import Throttle
 from service.webhooks import Guard
 
@@ -21,6 +33,7 @@ class Context:
     polls: JobPolls
     batches: BatchStore
     queue: JobQueue
+    paces: Paces
     blobs: BlobStore
     heartbeats: HeartbeatRegistry
     keys: KeyStore

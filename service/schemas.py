@@ -219,8 +219,8 @@ def view_batch(context: Context, batch: Batch, records: Sequence[JobRecord]) -> 
     )
 
 
-def view_job(context: Context, record: JobRecord) -> JobView:
-    """The public shape of `record`, its place in line looked up when it waits."""
+def view_job(context: Context, record: JobRecord, position: int | None = None) -> JobView:
+    """The public shape of `record`. position: in line, where it is known; else looked up when the job waits."""
     outcome, url = record.outcome, job_url(record.id)
     has_files = record.status is JobStatus.SUCCEEDED
     result = outcome.result if has_files else None
@@ -231,7 +231,7 @@ def view_job(context: Context, record: JobRecord) -> JobView:
         status=record.status,
         profile=record.profile,
         progress=record.progress,
-        queue=_view_queue(context, record),
+        queue=_view_queue(context, record, position),
         preview=PreviewView(url=f"{url}/preview", **dict(record.preview)) if record.preview else None,
         cancel_requested=record.is_cancel_requested,
         options=record.options,
@@ -277,11 +277,11 @@ def view_webhook(context: Context, record: JobRecord) -> WebhookView | None:
     )
 
 
-def _view_queue(context: Context, record: JobRecord) -> QueueView | None:
+def _view_queue(context: Context, record: JobRecord, position: int | None) -> QueueView | None:
     if record.status is not JobStatus.QUEUED:
         return None
-    position = context.queue.position(record)
+    if position is None:
+        position = context.queue.position(record)
     if position is None:  # it left the line between the two questions
         return None
-    num_workers = len(context.heartbeats.ready(record.profile))
-    return QueueView(position=position, eta_seconds=context.queue.eta_seconds(record, position, num_workers))
+    return QueueView(position=position, eta_seconds=context.paces.eta_seconds(record.profile, position))

@@ -27,6 +27,7 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
 
 class Shell:
@@ -57,8 +58,8 @@ class Shell:
                 dressed = MutableHeaders(scope=message)
                 dressed["X-Request-Id"] = scope["request_id"]
                 dressed.update(scope.get("answer_headers", {}))  # of a route, for its refusals too
-                for name, value in SECURITY_HEADERS.items():
-                    dressed.setdefault(name, value)
+                present = {name for name, _ in dressed.raw}
+                dressed.raw.extend(header for header in _RAW_HEADERS if header[0] not in present)
             await send(message)
 
         try:

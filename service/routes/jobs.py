@@ -7,12 +7,10 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from starlette.concurrency import run_in_threadpool
 
-from jobs import JobStatus
 from jobs.store import check_own
 from service.access import CallerDep, identify_and_poll
-from service.context import ContextDep, find_context
+from service.context import ContextDep
 from service.lifecycle import forget, replay
 from service.problems import problem_responses
 from service.schemas import JobList, JobView, job_url, view_job
@@ -39,13 +37,11 @@ class PollRoute(APIRoute):
 
 async def read_job(request: Request, job_id: str) -> Response:
     """How the job stands; for a finished one where its image and maps are, and what to make of them."""
-    context = await find_context(request)
     caller, found = await identify_and_poll(request, job_id)
-    record = check_own(found, caller.id)
-    needs_more = record.status is JobStatus.QUEUED or record.options.webhook_url is not None  # and that from Redis
-    view = await run_in_threadpool(view_job, context, record) if needs_more else view_job(context, record)
+    record = check_own(found.record, caller.id)
+    body = await request.app.state.polled.body(record, found.position)
     headers = {"Cache-Control": "no-store"} | ({} if record.status.is_final else {"Retry-After": "1"})
-    return Response(view.model_dump_json(), media_type="application/json", headers=headers)
+    return Response(body, media_type="application/json", headers=headers)
 
 
 router.add_api_route(
