@@ -24,6 +24,7 @@ BITS_PER_SAMPLE, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 338, 339 
 GRAY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 OUTPUT_FORMATS = ("png", "jpeg", "webp", "avif", "tiff")
 DEEP_FORMATS = ("png", "tiff")  # those that can carry 16 bits
+PNG_LEVEL = 4  # of zlib: a third of the time of 6, for 4 % more bytes
 DEFAULT_QUALITY = {"jpeg": 95, "webp": 90, "avif": 80}
 MAX_JPEG_EXIF_BYTES = 65533  # one JPEG segment
 COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
@@ -292,7 +293,9 @@ def encode_png(samples: np.ndarray) -> bytes:
     """A bare PNG of (H, W, C) samples."""
     if samples.dtype == np.uint8:
         output = io.BytesIO()
-        Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples).save(output, "PNG")
+        Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples).save(
+            output, "PNG", compress_level=PNG_LEVEL
+        )
         return output.getvalue()
     if samples.shape[2] >= 3:  # OpenCV's order is BGR(A)
         samples = samples[..., [2, 1, 0, 3][: samples.shape[2]]]

@@ -21,7 +21,7 @@ class PolledJobs:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
 
     async def body(self, record: JobRecord, position: int | None) -> bytes:
-        """The JSON of a `JobView`. record: of `jobs.JobPolls`, which hands out the same object while nothing changed."""
+        """The JSON of a `JobView`. record: of `jobs.JobPolls`: the same object while nothing changed."""
         if not self._is_all_known(record, position):
             view = await run_in_threadpool(view_job, self._context, record, position)
             return view.model_dump_json().encode()

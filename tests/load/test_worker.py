@@ -1,0 +1,83 @@
+"""What the service adds to the time of a job, and what a worker keeps of the jobs it ran."""
+
+import io
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from jobs import Settings, UpscaleRequest
+from tests.chaos.processes import wait_until
+from tests.load.processes import IS_FULL, slope, tell
+from worker import results
+from worker.main import load_upscaler, warm_up
+
+pytestmark = pytest.mark.timeout(1500)
+NUM_RUNS = 15 if IS_FULL else 2
+NUM_JOBS = 500 if IS_FULL else 40
+SAMPLE = Path(__file__).parents[2] / "m3esr" / "samples" / "bridge.png"
+
+
+def sample(side: int) -> bytes:
+    file = io.BytesIO()
+    Image.open(SAMPLE).convert("RGB").resize((side, side), Image.Resampling.LANCZOS).save(file, "PNG")
+    return file.getvalue()
+
+
+def run_in_process(upscaler, data: bytes) -> bytes:
+    """The same work without a service: decode, networks, maps drawn, result encoded."""
+    request = UpscaleRequest()
+    source = results.decode(data, 10**7)
+    height, width = source.pixels.shape[:2]
+    result = upscaler.upscale(source.pixels, results.upscale_options(request, width, height))
+    results.render_maps(result)
+    return results.encode(result, request, source)
+
+
+def test_the_service_adds_little_to_the_time_of_a_job(stage):
+    """From the upload's first byte to the result's last, against the same work in one process, in turns."""
+    api, _ = stage.api(), stage.worker(is_real=True)
+    upscaler, data = load_upscaler(Settings(), "compact"), sample(128 if IS_FULL else 32)
+    warm_up(upscaler)
+    wait_until(lambda: api.http.get("/readyz").status_code == 200, 120, "the worker is ready")
+    inside, through = [], []
+    for _ in range(NUM_RUNS + 1):
+        started = time.perf_counter()
+        image = run_in_process(upscaler, data)
+        inside.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        job = api.http.post("/v1/upscale", files={"file": ("a.png", data)}, headers={"Prefer": "wait=60"}).json()
+        served = api.http.get(job["result"]["url"]).content
+        through.append(time.perf_counter() - started)
+        assert len(served) == len(image)
+    within, total = statistics.median(inside[1:]), statistics.median(through[1:])
+    # Each pair ran side by side; the median of the differences is what the service adds.
+    added = statistics.median(b - a for a, b in zip(inside[1:], through[1:], strict=True))
+    tell(
+        "service overhead",
+        f"in process {within:.3f} s, through the service {total:.3f} s, added {1e3 * added:.0f} ms ({added / within:.1%})",
+        f"stages {job['timings']}",
+    )
+    if IS_FULL:
+        assert added < 0.06 and added < 0.05 * within
+
+
+@pytest.mark.parametrize("is_real", [False, pytest.param(True, marks=pytest.mark.skipif(not IS_FULL, reason="full"))])
+def test_a_worker_keeps_nothing_of_the_jobs_it_ran(stage, is_real):
+    """With the stand-in for the networks and, at full length, with the networks (32 to 128 px)."""
+    worker, image = stage.worker(is_real=is_real), sample(32)
+    memory = []
+    for _ in range(20 + NUM_JOBS):
+        job_id = stage.submit(image)
+        wait_until(lambda job=job_id: stage.store.require(job).status.is_final, 120, "the job ended")
+        memory.append(float(worker.memory_bytes))
+    growth = slope(memory[20:])
+    kind = "networks" if is_real else "stand-in"
+    tell(
+        f"memory of a worker ({kind})",
+        f"{growth / 1024:+.1f} KiB a job over {NUM_JOBS} jobs, {memory[-1] / 2**20:.0f} MiB",
+    )
+    # Over few jobs an allocator's one step weighs much.
+    assert growth < (50_000 if IS_FULL else 400_000)
