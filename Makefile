@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test chaos corpus check clean
+.PHONY: help setup up test chaos corpus load check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ chaos: $(VENV)/.dev ## kill, stop and poison workers and Redis under load, at fu
 
 corpus: $(VENV)/.dev ## send some hundred hostile and odd files through the API, and tell the figures
 	@CORPUS=full $(BIN)/python -m pytest -s tests/corpus
+
+load: $(VENV)/.dev ## measure polls, uploads, a long line, overhead and memory, at full length (about 15 minutes; needs wrk)
+	@LOAD=full $(BIN)/python -m pytest -s tests/load
 
 check: $(VENV)/.dev ## formatting, lint, types, house rules
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest -q tests/policy

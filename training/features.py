@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from models.modalities.perception import PerceptionNet, load_perception
-from models.modalities.rendering import render_depth, render_segmentation
 from torch import Tensor
 
 from models.modalities.caption import describe
+from models.modalities.perception import PerceptionNet, load_perception
+from models.modalities.rendering import render_depth, render_segmentation
 from training.pairs import draw_path
 
 

@@ -11,7 +11,7 @@ from models.heatmap import ANCHORS, colour_table, render_heat_map, render_overla
 
 def open_png(data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-        return np.asarray(image)
+        return np.asarray(image.convert("RGB"))  # heat maps carry a palette
 
 
 def lightness(colours: np.ndarray) -> np.ndarray:
