@@ -65,7 +65,8 @@ def find_records(context: Context, batch: Batch) -> list[JobRecord]:
 
 def _create(context: Context, caller: Caller, uploads: Sequence[Upload], request_id: str, batch_id: str) -> Batch:
     settings, profile = context.settings, uploads[0].options.profile
-    if context.queue.depth(profile) + len(uploads) > settings.max_queue_length:  # before a file is written anywhere
+    # before a file is written anywhere
+    if not context.queue.has_room(profile, caller.id, len(uploads), settings.max_queue_length):
         raise queue_full(profile, settings.max_queue_length, len(uploads))
     new_jobs = [intake.describe_job(context, caller, upload, request_id, new_job_id(), batch_id) for upload in uploads]
     batch = Batch(id=batch_id, owner=caller.id, created_at=datetime.now(UTC), job_ids=tuple(job.id for job in new_jobs))
