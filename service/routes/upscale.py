@@ -43,7 +43,11 @@ def form_schema(*, is_batch: bool = False) -> dict[str, Any]:
         "title": "Webhook Events",
         "description": f"Of {', '.join(WEBHOOK_EVENTS)}, comma-separated; absent: all.",
     }
-    image: dict[str, Any] = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, AVIF or TIFF."}
+    image: dict[str, Any] = {
+        "type": "string",
+        "format": "binary",
+        "description": "PNG, JPEG, WebP, AVIF, TIFF or HEIC.",
+    }
     if is_batch:
         image = {"type": "array", "minItems": 1, "items": image}
     return {
