@@ -12,7 +12,7 @@ import structlog
 from starlette.concurrency import run_in_threadpool
 
 from jobs import REDIS_AWAY, Outbox, Webhook, WebhookOutcome
-from service.webhooks.guard import BlockedUrl, Guard, PinnedTransport, UnresolvedName
+from service.outbound import BlockedUrl, Guard, UnresolvedName, open_client
 from service.webhooks.signing import signed_headers
 
 # The schedule that Standard Webhooks recommends: seconds before each try, about 75 hours in all.
@@ -136,15 +136,8 @@ class Deliverer:
         return (WebhookOutcome.GONE if status == 410 else WebhookOutcome.REJECTED), status
 
     async def _post(self, url: str, headers: dict[str, str], body: bytes) -> int:
-        # A client for each try: cookies and connections of one receiver are no business of the next.
-        inner = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False)
         async with (
-            httpx.AsyncClient(
-                transport=PinnedTransport(self._guard, inner),
-                trust_env=False,
-                follow_redirects=False,
-                timeout=SEND_SECONDS,
-            ) as client,
+            open_client(self._guard, self._tls, SEND_SECONDS) as client,
             client.stream("POST", url, headers=headers, content=body) as response,
         ):
             return response.status_code  # the status is all there is to know: the body is never read

@@ -12,7 +12,7 @@ from standardwebhooks import Webhook
 
 from jobs import JobOutcome, JobQueue, JobStatus, JobStore, Outbox, Recovery, Settings, WebhookOutcome, WebhookState
 from jobs.outbox import CLAIM_SECONDS
-from service.webhooks import Deliverer, Guard, deliverer
+from service.webhooks import Deliverer, deliverer, webhook_guard
 from tests.fakes import FakeClock, a_job
 from tests.receivers import receiving
 
@@ -49,7 +49,7 @@ def deliver(outbox, clock):
         changes = {"clock": clock, "jitter": lambda: 1.0, **changes}
 
         async def once():
-            return await Deliverer(outbox, settings.webhook_keys, Guard(settings), **changes).deliver_due()
+            return await Deliverer(outbox, settings.webhook_keys, webhook_guard(settings), **changes).deliver_due()
 
         return asyncio.run(once())
 
@@ -121,7 +121,7 @@ def test_pauses_vary_by_a_fifth(outbox, ended, receiver, clock):
         ended()
 
     async def once():
-        hands = Deliverer(outbox, SETTINGS.webhook_keys, Guard(SETTINGS), clock=clock)
+        hands = Deliverer(outbox, SETTINGS.webhook_keys, webhook_guard(SETTINGS), clock=clock)
         return await hands.deliver_due() + await hands.deliver_due()
 
     assert asyncio.run(once()) == 40
@@ -239,7 +239,8 @@ def test_several_deliverers_send_each_webhook_once(redis, ended, receiver, clock
 
     async def together():
         hands = [
-            Deliverer(Outbox(redis, clock=clock), SETTINGS.webhook_keys, Guard(SETTINGS), clock=clock) for _ in range(3)
+            Deliverer(Outbox(redis, clock=clock), SETTINGS.webhook_keys, webhook_guard(SETTINGS), clock=clock)
+            for _ in range(3)
         ]
         while sum(await asyncio.gather(*(each.deliver_due() for each in hands))):
             pass
