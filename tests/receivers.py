@@ -25,6 +25,9 @@ class Receiver:
     drip_seconds: float = 0.0
     body: bytes = b""
     num_connections: int = 0
+    num_at_once: int = 0
+    most_at_once: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
     requests: list[tuple[str, Message, bytes]] = field(default_factory=list)
 
     @property
@@ -44,7 +47,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         self.receiver.requests.append((self.path, self.headers, body))
+        with self.receiver.lock:
+            self.receiver.num_at_once += 1
+            self.receiver.most_at_once = max(self.receiver.most_at_once, self.receiver.num_at_once)
         time.sleep(self.receiver.hold_seconds)
+        with self.receiver.lock:
+            self.receiver.num_at_once -= 1
         status = self.receiver.answers.pop(0) if self.receiver.answers else 204
         with contextlib.suppress(OSError):  # who sent it may have lost patience
             for letter in ("HTTP/1.1 204 " + "a" * 999)[: int(self.receiver.drip_seconds * 10)]:
