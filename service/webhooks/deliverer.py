@@ -24,7 +24,7 @@ JITTER = 0.2
 SEND_SECONDS = 15.0
 POLL_SECONDS = 0.5
 MAX_AT_ONCE = 32
-# Of these to one host and port: a receiver that answers slowly must not take all hands, nor be overrun when it comes back.
+# Of these to one host and port: a slow receiver must not take all hands, nor be overrun when it comes back.
 MAX_PER_RECEIVER = 4
 # At the end of the process; what is not sent by then is sent again by whoever comes next.
 LAST_SECONDS = 3.0
