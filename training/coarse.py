@@ -11,12 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evaluation.lpips import LpipsSqueeze
 from models.checkpoint import read_config, read_tensors, save_checkpoint
 from models.routing.coarse import CoarseConfig, CoarseNetwork, upscale
-from training.adversarial import Adversary, AdversaryConfig
+from training.image_losses import ImageLosses, ImageLossWeights, half_precision
 from training.loop import LoopConfig, Trainer
-from training.losses import charbonnier, edge_loss, grid_loss, robust_perceptual
 from training.pairs import PairDataset
 from training.validation import Validation
 from training.widening import widen
@@ -30,11 +28,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--validation", type=Path, help="folder with hr/ and lr_real/")
     parser.add_argument("--validation-limit", type=int, help="score only this many of its images")
-    parser.add_argument("--lpips", type=Path, help="weights of LPIPS-squeeze, .npz")
-    parser.add_argument("--lpips-weight", type=float, default=0.0)
-    parser.add_argument("--adversarial-weight", type=float, default=0.0)
-    parser.add_argument("--grid-weight", type=float, default=0.2, help="joins the perceptual term")
-    parser.add_argument("--edge-weight", type=float, default=0.02, help="joins the perceptual term")
+    ImageLossWeights.add_arguments(parser)
     parser.add_argument("--init", type=Path, help="start from this checkpoint, or one with a smaller network")
     parser.add_argument("--num-steps", type=int, default=200_000)
     parser.add_argument("--minutes", type=float, default=60.0)
@@ -53,34 +47,16 @@ def start(init: Path | None) -> CoarseNetwork:
     return widen(read_tensors(init), read_config(init, CoarseConfig), COARSE)
 
 
-def make_step(args: argparse.Namespace, adversary: Adversary | None) -> Callable[[nn.Module], dict[str, Tensor]]:
-    """What one step computes: the weighted losses of a batch. Convolutions run in bfloat16, losses in float32."""
+def make_step(args: argparse.Namespace, judge: ImageLosses) -> Callable[[nn.Module], dict[str, Tensor]]:
+    """What one step computes: the weighted losses of a batch."""
     dataset, rng = PairDataset(args.pairs), np.random.default_rng(args.seed)
-    generator = torch.Generator().manual_seed(args.seed)
-    perceptual = LpipsSqueeze(args.lpips) if args.lpips and args.lpips_weight > 0 else None
 
     def step(network: nn.Module) -> dict[str, Tensor]:
         lr_image, hr_image = dataset.sample_batch(rng, args.batch_size, args.lr_crop)
         lr_image, hr_image = (x.contiguous(memory_format=torch.channels_last) for x in (lr_image, hr_image))
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             sr_image = network(lr_image)
-        sr_image = sr_image.float()
-        losses = {"pixel": charbonnier(sr_image, hr_image)}
-        total = losses["pixel"]
-        if perceptual is not None:
-            losses["grid"] = grid_loss(sr_image, hr_image)
-            losses["edge"] = edge_loss(sr_image, hr_image, generator)
-            with torch.autocast("cpu", torch.bfloat16):
-                losses["lpips"] = robust_perceptual(perceptual, sr_image, hr_image, generator)
-            total = total + args.lpips_weight * losses["lpips"] + args.grid_weight * losses["grid"]
-            total = total + args.edge_weight * losses["edge"]
-        if adversary is not None:
-            upscaled = upscale(lr_image, network.config.scale)
-            with torch.autocast("cpu", torch.bfloat16):
-                losses["discriminator"] = adversary.improve(sr_image, hr_image, upscaled)
-                losses["adversarial"] = adversary.judge(sr_image, hr_image, upscaled)
-            total = total + args.adversarial_weight * losses["adversarial"]
-        return losses | {"loss": total}
+        return judge(sr_image.float(), hr_image, upscale(lr_image, network.config.scale))
 
     return step
 
@@ -88,8 +64,8 @@ def make_step(args: argparse.Namespace, adversary: Adversary | None) -> Callable
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     network = start(args.init).to(memory_format=torch.channels_last)
-    adversary = Adversary(AdversaryConfig()) if args.adversarial_weight > 0 else None
-    step = make_step(args, adversary)
+    judge = ImageLosses(ImageLossWeights.from_arguments(args), args.lpips, args.seed)
+    step = make_step(args, judge)
     validation = None
     if args.validation and args.lpips:
         validation = Validation(args.validation, args.lpips, args.out / "samples", limit=args.validation_limit)
@@ -101,7 +77,7 @@ def train(args: argparse.Namespace) -> None:
         log_every=100,
         validate_minutes=8,
     )
-    trainer = Trainer(network, loop, args.out, args.batch_size, companion=adversary)
+    trainer = Trainer(network, loop, args.out, args.batch_size, companion=judge.adversary)
 
     def validate(network: nn.Module) -> str:
         save_checkpoint(args.out / "coarse.safetensors", network.state_dict(), network.config)

@@ -15,7 +15,6 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from evaluation.lpips import LpipsSqueeze
 from models.checkpoint import read_config, read_tensors, save_checkpoint
 from models.configs import COMPACT_DENOISER, VISUAL_MODALITIES, M3ESRConfig
 from models.fusion.experts import FusionConfig
@@ -26,10 +25,9 @@ from models.network import M3ESR
 from models.pipeline import Upscaler
 from models.requests import UpscaleOptions
 from models.routing.coarse import CoarseConfig
-from training.adversarial import Adversary, AdversaryConfig
 from training.guided import GuidedBatch, GuidedPairs
+from training.image_losses import ImageLosses, ImageLossWeights, half_precision
 from training.loop import LoopConfig, Trainer
-from training.losses import edge_loss, grid_loss, robust_perceptual
 from training.validation import Validation, to_tensor
 
 TOKENS, MARGIN = 12, 2  # a crop of 192 px, seen with 32 px around it
@@ -50,10 +48,6 @@ class GuidedConfig:
     guidance_dropout: float = 0.1  # all visual modalities at once: the fused group is absent
     text_dropout: float = 0.1
     velocity_weight: float = 0.02
-    lpips_weight: float = 0.0
-    adversarial_weight: float = 0.0
-    grid_weight: float = 0.2  # joins the perceptual term
-    edge_weight: float = 0.02  # joins the perceptual term
     unbiased_weight: float = 0.05
     mean_weight: float = 0.5  # w_bar of the theorem's unbiasedness constraint E[w] = w_bar
 
@@ -66,10 +60,7 @@ def main() -> None:
     parser.add_argument("--freeze-router", action="store_true", help="after training.router")
     parser.add_argument("--validation", type=Path, help="folder with hr/ and lr_real/")
     parser.add_argument("--validation-limit", type=int)
-    parser.add_argument("--lpips", type=Path, help="weights of LPIPS-squeeze, .npz")
-    for name in ("lpips", "adversarial", "grid", "edge"):
-        default = getattr(GuidedConfig(), f"{name}_weight")
-        parser.add_argument(f"--{name}-weight", type=float, default=default, help=f"default {default}")
+    ImageLossWeights.add_arguments(parser)
     parser.add_argument("--num-steps", type=int, default=100_000)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--batch-size", type=int, default=4)
@@ -84,15 +75,8 @@ def train(args: argparse.Namespace) -> None:
     dataset = GuidedPairs(args.pairs, args.features)
     args.out.mkdir(parents=True, exist_ok=True)
     network, tokenizer = build(args, dataset)
-    perceptual = LpipsSqueeze(args.lpips) if args.lpips and args.lpips_weight > 0 else None
-    config = GuidedConfig(
-        lpips_weight=args.lpips_weight,
-        adversarial_weight=args.adversarial_weight,
-        grid_weight=args.grid_weight,
-        edge_weight=args.edge_weight,
-    )
-    adversary = Adversary(AdversaryConfig()) if args.adversarial_weight > 0 else None
-    stage = GuidedStage(network, tokenizer, config, perceptual, args.seed, adversary)
+    judge = ImageLosses(ImageLossWeights.from_arguments(args), args.lpips, args.seed)
+    stage = GuidedStage(network, tokenizer, GuidedConfig(), judge, args.seed)
     rng = np.random.default_rng(args.seed)
 
     def step(_: nn.Module) -> dict[str, Tensor]:
@@ -122,7 +106,7 @@ def train(args: argparse.Namespace) -> None:
         ema_decay=0.998,
         validate_minutes=8,
     )
-    trained = Trainer(network, loop, args.out, args.batch_size, companion=adversary).run(step, validate)
+    trained = Trainer(network, loop, args.out, args.batch_size, companion=judge.adversary).run(step, validate)
     save(args.out, trained, tokenizer)
 
 
@@ -194,17 +178,8 @@ class Seen:
 class GuidedStage:
     """Losses of one batch: the velocity of the flow, and the image that one step from its sigma would give."""
 
-    def __init__(
-        self,
-        network: M3ESR,
-        tokenizer: Tokenizer,
-        config: GuidedConfig,
-        perceptual: nn.Module | None,
-        seed: int,
-        adversary: Adversary | None = None,
-    ):
-        self.network, self.tokenizer, self.config, self.perceptual = network, tokenizer, config, perceptual
-        self.adversary = adversary
+    def __init__(self, network: M3ESR, tokenizer: Tokenizer, config: GuidedConfig, judge: ImageLosses, seed: int):
+        self.network, self.tokenizer, self.config, self.judge = network, tokenizer, config, judge
         self.generator = torch.Generator().manual_seed(seed)
         std = network.codec.residual_std
         # components that carry more of the picture count more; whitening alone would spend the network on noise
@@ -250,25 +225,11 @@ class GuidedStage:
         return (1 - level) * seen.clean + level * source, sigma, source - seen.clean
 
     def image_losses(self, seen: Seen, noisy: Tensor, sigma: Tensor, velocity: Tensor) -> dict[str, Tensor]:
-        """Losses of the image that one step from sigma to 0 would give; "loss" is their weighted sum."""
-        codec, config = self.network.codec, self.config
+        """Losses of the image that one step from sigma to 0 would give."""
+        codec = self.network.codec
         end = noisy - sigma[:, None, None, None] * velocity
         sr_image = seen.coarse_sr + codec.decode(codec.from_residual(end - seen.start))
-        losses = {"pixel": (sr_image - seen.hr_image).abs().mean()}
-        losses["loss"] = losses["pixel"]
-        if self.perceptual is not None:
-            with half_precision():
-                losses["lpips"] = robust_perceptual(self.perceptual, sr_image, seen.hr_image, self.generator)
-            losses["grid"] = grid_loss(sr_image, seen.hr_image)
-            losses["edge"] = edge_loss(sr_image, seen.hr_image, self.generator)
-            weights = {"lpips": config.lpips_weight, "grid": config.grid_weight, "edge": config.edge_weight}
-            losses["loss"] = losses["loss"] + sum(weight * losses[name] for name, weight in weights.items())
-        if self.adversary is not None:
-            with half_precision():
-                losses["discriminator"] = self.adversary.improve(sr_image, seen.hr_image, seen.upscaled)
-                losses["adversarial"] = self.adversary.judge(sr_image, seen.hr_image, seen.upscaled)
-            losses["loss"] = losses["loss"] + config.adversarial_weight * losses["adversarial"]
-        return losses
+        return self.judge(sr_image, seen.hr_image, seen.upscaled)
 
     def text_ids(self, batch: GuidedBatch) -> Tensor:
         captions = ["" if self.flip(self.config.text_dropout) else caption for caption in batch.captions]
@@ -298,11 +259,6 @@ class GuidedStage:
         if self.flip(self.config.guidance_dropout):
             return {}
         return {name: modalities[name] for name in VISUAL_MODALITIES if not self.flip(self.config.modality_dropout)}
-
-
-def half_precision() -> torch.autocast:
-    """Matrix products in bfloat16; the codec and the losses stay outside, in float32."""
-    return torch.autocast("cpu", torch.bfloat16)
 
 
 def inner(image: Tensor, cells: int) -> Tensor:
