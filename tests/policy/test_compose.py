@@ -23,7 +23,15 @@ NOT_PASSED_ON = {
     "worker_metrics_port",
 }
 # Passed on to the API alone.
-FOR_THE_SERVICE = {"webhook_secret", "webhook_allow_http", "webhook_allow_private"}
+FOR_THE_SERVICE = {
+    "webhook_secret",
+    "webhook_allow_http",
+    "webhook_allow_private",
+    "allow_url_input",
+    "url_input_seconds",
+    "url_input_allow_http",
+    "url_input_allow_private",
+}
 
 
 def block(text: str, *path: str) -> str:
