@@ -50,6 +50,20 @@ def missing(root: Path, name: str) -> list[str]:
     ]
 
 
+class MissingWeightsError(FileNotFoundError):
+    """A profile's weights are not in the models folder; the message names the command that gets them."""
+
+
+def require(root: Path, name: str) -> None:
+    """Raise MissingWeightsError when something of a profile, group or source is not under the models folder."""
+    if lacking := missing(root, name):
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise MissingWeightsError(
+            f"the weights of '{name}' are not in {root}: {', '.join(lacking[:3])}{more} missing. "
+            f"Get them with: m3esr models pull {name}"
+        )
+
+
 def is_there(folder: Path, part: Part) -> bool:
     """Whether a part can be loaded from the folder of its repository."""
     place = folder / part.path
