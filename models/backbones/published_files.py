@@ -93,3 +93,36 @@ def check_keys(
 def list_some(names: list[str]) -> str:
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return ", ".join(names[:MAX_NAMED]) + more + (" is" if len(names) == 1 else " are")
+
+
+def load_pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A transformers or diffusers model of `kind` from a local folder, ready for inference.
+
+    Raises:
+        ValueError: the folder is absent or broken, or lacks weights (the libraries would fill them with noise).
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder / 'config.json'} is missing")
+    named = {"torch_dtype": dtype} if kind.__module__.startswith("diffusers") else {"dtype": dtype}
+    try:
+        network, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **named)
+    except Exception as error:
+        raise ValueError(f"{folder} cannot be loaded as {kind.__name__} ({first_line(error)})") from error
+    wrong = [*info["missing_keys"], *(str(key) for key in info.get("mismatched_keys", []))]
+    if wrong:
+        raise ValueError(f"{folder} does not fit its config.json: {list_some(sorted(wrong))} missing")
+    return network.eval().requires_grad_(False)
+
+
+def load_tokenizer(kind: Any, folder: Path) -> Any:
+    """A transformers tokenizer from a local folder. Raises ValueError when it is absent or broken."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is missing")
+    try:
+        return kind.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise ValueError(f"{folder} holds no tokenizer that can be read ({first_line(error)})") from error
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
