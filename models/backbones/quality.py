@@ -277,5 +277,5 @@ class QualityUpscaler:
 
 
 def vae_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """bfloat16 would leave pictures 8 bits less than their own; float16, as the released code runs the VAE, does not."""
+    """float16 where bfloat16 is asked for: its 8 bits band skies, and the released code runs the VAE in float16."""
     return torch.float16 if dtype == torch.bfloat16 and device.type == "cuda" else dtype
