@@ -6,7 +6,7 @@ Dimension key: B batch  C latent channels  H W pixels  h w latent grid
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,30 +14,28 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.backbones.coarse import CoarseEstimator
-from models.backbones.dit4sr import REPOSITORY, WEIGHTS_FILE, load_denoiser, variant_of
+from models.backbones.dit4sr import DEFAULT_WEIGHTS, WEIGHTS_FILE, denoiser_folder, load_denoiser, variant_of
 from models.backbones.memory import Placement, TileSizes, choose_dtype, free_bytes
 from models.backbones.options import BackboneOptions
-from models.backbones.published_files import read_json, require
+from models.backbones.published_files import list_some, read_json
 from models.backbones.sizes import PROCESS_SIDE, enlarge, work_sizes
 from models.backbones.text import PromptEncoder
 from models.backbones.vae import TiledVae
+from models.catalogue import MissingWeightsError, missing
 from models.checkpoint import sha256
 from models.colour import correct_colour
 from models.denoising.guided import Condition, step_velocity
 from models.denoising.sampling import euler, stock_sigmas
 from models.denoising.transformer import DiffusionTransformer
+from models.modalities.published import Captioner
 from models.preview import OnPreview
 from models.requests import OnProgress, UpscaleOptions, UpscaleResult
 from models.runs import Stopwatch, check_image, measure_trust, output_size, resolve_device, to_answer, to_tensor
+from models.sources import SOURCES
 
 PROFILE = "quality"
-SD35 = "stabilityai/stable-diffusion-3.5-medium"
+SD35 = SOURCES["sd35"].folder
 WITHOUT_T5 = "T5 is not installed: prompts are read by CLIP alone and cut after 77 tokens."
-
-
-class Captioner(Protocol):
-    def caption(self, lr_image: NDArray[np.float32]) -> str:
-        """(H, W, 3) in [0, 1] -> what the picture shows, cleaned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,17 +112,14 @@ class QualityUpscaler:
         T5 and a coarse network are used if they are there.
 
         Raises:
-            ValueError: files that are missing (the error names the command that fetches them) or do not fit; options
-                that are unknown.
+            MissingWeightsError: names the command that fetches what is missing.
+            ValueError: files that do not fit, or options that are unknown.
         """
         options = options or BackboneOptions()
         place = resolve_device(device)
         placement = Placement(options.offload, place)
         dtype = choose_dtype(options.dtype, place)
-        variant_of(options.quality_weights)  # an unknown name is told as such, not as a missing file
-        weights = f"{REPOSITORY}/{options.quality_weights}/transformer"
-        parts = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
-        require(root, PROFILE, [f"{weights}/{WEIGHTS_FILE}", *(f"{SD35}/{part}" for part in parts)])
+        check_installed(root, options.quality_weights)
         denoiser = load_denoiser(root, options.quality_weights, placement.home, dtype)
         if options.compile:
             denoiser.compile()
@@ -137,7 +132,7 @@ class QualityUpscaler:
             coarse=CoarseEstimator.find(root, placement),
             captioner=captioner,
             options=options,
-            checkpoint_sha256=sha256(root / weights / WEIGHTS_FILE),
+            checkpoint_sha256=sha256(denoiser_folder(root, options.quality_weights) / WEIGHTS_FILE),
         )
 
     @property
@@ -188,7 +183,7 @@ class QualityUpscaler:
             work = enlarge(lr, sizes)
             maps = self.coarse.maps(lr, sizes, work, size, on_preview) if self.coarse else {}
         with watch.stage("perception", 0.02):
-            caption, text, pooled = self.read_text(lr_image, options)
+            caption, text, pooled = self.read_text(lr, options)
         with watch.stage("encoding", 0.08):
             tick = partial(self.tell_tile, watch, "encoding", 0.08, 0.02)
             lr_latent = self.vae.encode(work, tiles, self.posterior_generators(options.seed, len(text)), tick)
@@ -217,8 +212,8 @@ class QualityUpscaler:
     def cfg_scale(self, options: UpscaleOptions) -> float:
         return self.sampling.cfg_scale if options.cfg_scale is None else options.cfg_scale
 
-    def read_text(self, lr_image: NDArray[np.float32], options: UpscaleOptions) -> tuple[str, Tensor, Tensor]:
-        """(caption, embeddings, pooled); with guidance two rows, unconditional first.
+    def read_text(self, lr: Tensor, options: UpscaleOptions) -> tuple[str, Tensor, Tensor]:
+        """(caption, embeddings, pooled) for an LR image (1, 3, H, W); with guidance two rows, unconditional first.
 
         A prompt given takes the caption's place; with the modality text off, nothing is said at all.
         """
@@ -226,7 +221,7 @@ class QualityUpscaler:
         if options.strength("text") > 0:
             caption = options.prompt.strip()
             if not caption and self.captioner is not None:
-                caption = self.captioner.caption(lr_image)
+                caption = self.captioner.caption(lr[0].permute(1, 2, 0))
             positive = f"{caption} {self.sampling.added_prompt}" if caption else self.sampling.added_prompt
         texts = [positive]
         if self.cfg_scale(options) > 1:
@@ -279,3 +274,15 @@ class QualityUpscaler:
 def vae_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """float16 where bfloat16 is asked for: its 8 bits band skies, and the released code runs the VAE in float16."""
     return torch.float16 if dtype == torch.bfloat16 and device.type == "cuda" else dtype
+
+
+def check_installed(root: Path, weights: str) -> None:
+    """Raises MissingWeightsError when something is missing that cannot be done without; ValueError on unknown weights."""
+    variant_of(weights)
+    source = weights.replace("_", "-")
+    lacking = [path for name in ("sd35", source) for path in missing(root, name) if not path.endswith("_3")]
+    if lacking:
+        raise MissingWeightsError(
+            f"the weights of 'quality' are not in {root}: {list_some(lacking)} missing. "
+            f"Get them with: m3esr models pull {PROFILE if weights == DEFAULT_WEIGHTS else source}"
+        )

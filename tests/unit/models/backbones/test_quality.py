@@ -10,6 +10,7 @@ import torch
 
 from models.backbones.options import BackboneOptions
 from models.backbones.quality import PublishedSampling, QualityUpscaler
+from models.catalogue import MissingWeightsError
 from models.requests import UpscaleOptions
 from models.routing.realesrgan import SRVGGNetCompact, SRVGGNetCompactConfig
 from tests.unit.models.published_tiny import save_denoiser, save_sd35
@@ -206,19 +207,31 @@ def test_it_says_what_it_is(root, upscaler):
 
 
 @pytest.mark.parametrize(
-    ("gone", "reason"),
+    "gone",
     [
-        ("acceptee/DiT4SR/dit4sr_r1", "m3esr models pull quality"),
-        ("stabilityai/stable-diffusion-3.5-medium/vae", "m3esr models pull quality"),
-        ("stabilityai/stable-diffusion-3.5-medium/scheduler/scheduler_config.json", "scheduler_config.json is missing"),
-        ("stabilityai/stable-diffusion-3.5-medium/tokenizer_3", "tokenizer_3 is missing"),
+        "acceptee/DiT4SR/dit4sr_r1",
+        "stabilityai/stable-diffusion-3.5-medium/vae",
+        "stabilityai/stable-diffusion-3.5-medium/tokenizer",
+        "stabilityai/stable-diffusion-3.5-medium/scheduler",
     ],
 )
-def test_missing_files_are_told_with_what_to_do(root, tmp_path, gone, reason):
+def test_missing_files_are_told_with_the_command_that_gets_them(root, tmp_path, gone):
     shutil.copytree(root, tmp_path / "hub")
-    path = tmp_path / "hub" / gone
-    path.unlink() if path.is_file() else shutil.rmtree(path)
-    with pytest.raises(ValueError, match=reason):
+    shutil.rmtree(tmp_path / "hub" / gone)
+    with pytest.raises(MissingWeightsError, match=rf"{gone}.* missing. Get them with: m3esr models pull quality"):
+        load(tmp_path / "hub")
+
+
+def test_weights_that_are_no_default_are_asked_for_by_their_name(tmp_path):
+    with pytest.raises(MissingWeightsError, match="m3esr models pull dit4sr-f"):
+        load(tmp_path, quality_weights="dit4sr_f")
+
+
+def test_another_scheduler_is_refused(root, tmp_path):
+    shutil.copytree(root, tmp_path / "hub")
+    path = tmp_path / "hub" / "stabilityai/stable-diffusion-3.5-medium/scheduler/scheduler_config.json"
+    path.write_text('{"_class_name": "DDPMScheduler"}')
+    with pytest.raises(ValueError, match=r"is of DDPMScheduler"):
         load(tmp_path / "hub")
 
 
