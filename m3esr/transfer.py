@@ -17,7 +17,6 @@ from models.catalogue import matches_sum
 
 RETRIES = 5  # failures in a row without a byte between them
 PAUSE_SECONDS = 1.0  # before the first of them, twice as long before each next
-BLOCK = 1 << 20
 OnBytes = Callable[[int], None]
 
 
@@ -109,7 +108,7 @@ def _stream(client: httpx.Client, remote: RemoteFile, file: IO[bytes], on_bytes:
         _refuse(response, remote)
         if response.status_code == 200 and have:
             _restart(file, on_bytes, have, response)
-        for block in response.iter_bytes(BLOCK):
+        for block in response.iter_bytes():  # as they come: what a chunk size gathers is lost when the line breaks
             file.write(block)
             on_bytes(len(block))
             if remote.is_size_known and file.tell() > remote.num_bytes:

@@ -15,6 +15,10 @@ NAME = ".m3esr.json"
 CHUNK = 1 << 22  # bytes read at a time when a sum is taken
 
 
+class ReceiptError(OSError):
+    """A receipt that is none; the message says what to do."""
+
+
 @dataclass(frozen=True)
 class FileRecord:
     """One file. sha256, git_sha1: what the hub lists, the first for large files, the second for small ones; ""
@@ -27,14 +31,14 @@ class FileRecord:
 
 
 def read(folder: Path) -> dict[str, FileRecord]:
-    """Path in the repository -> record. Raises ValueError for a receipt that is no receipt."""
+    """Path in the repository -> record. Raises ReceiptError for a file that is no receipt."""
     path = folder / NAME
     if not path.is_file():
         return {}
     try:
         return {name: FileRecord(**record) for name, record in json.loads(path.read_text())["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} cannot be read. Delete it and fetch the weights again.") from error
+        raise ReceiptError(f"{path} cannot be read. Delete it and fetch the weights again.") from error
 
 
 def write(folder: Path, files: dict[str, FileRecord], **told: str) -> None:

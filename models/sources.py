@@ -93,7 +93,10 @@ _LLAMA = Terms(
 _TAMING = Terms("MIT", "https://github.com/CompVis/taming-transformers", True)
 
 _CLICK = "log in to the hub, open the page of the repository and agree to the licence there, then make a token"
-_CONTACT = "log in to the hub, send the contact form of the repository's page and wait to be let in; it can be refused"
+_CONTACT = (
+    "log in to the hub, send the contact form of the page of the repository and wait to be let in, or be refused; "
+    "dinov3-timm is a copy without a gate"
+)
 _RELEASES = "https://github.com/xinntao/Real-ESRGAN/releases/download"
 
 
