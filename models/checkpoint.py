@@ -7,6 +7,7 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from zipfile import is_zipfile
 
 import torch
 from safetensors import safe_open
@@ -61,7 +62,8 @@ def read_foreign(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # mapped: of a checkpoint with its optimizer, only what is asked for is read from the disk
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except Exception as error:  # a broken file fails in pickle, zip, struct or torch, each with its own class
         raise ValueError(f"{path} cannot be read as weights ({first_line(error)}); fetch it again") from error
     if not isinstance(content, Mapping):
