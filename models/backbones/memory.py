@@ -81,63 +81,62 @@ class Placement:
 
 @dataclass
 class TileSizes:
-    """Tile sides of one run, in latent cells; each is halved when memory runs out, never below its least.
+    """Tile sides of one run, in latent cells: chosen from free memory, halved when it runs out all the same.
 
     notes: what was done about memory, in sentences for the job's result.
     """
 
-    denoise: int
-    encode: int
-    decode: int
+    sides: dict[str, int] = field(default_factory=lambda: dict(PUBLISHED_SIDES))
     notes: list[str] = field(default_factory=list)
 
-    def halve(self, name: str) -> bool:
-        """Whether there was something left to halve."""
-        side = getattr(self, name)
-        half = side // 2 // 2 * 2  # even: whole patches
-        if half < LEAST_SIDE[name]:
-            return False
-        setattr(self, name, half)
-        self.notes.append(f"Memory ran out: {WORDS[name]} tiles were halved to {half} latent cells.")
-        return True
+    def choose(self, name: str, free: int | None) -> None:
+        """Takes the largest side whose need is met by `free` bytes; None (no GPU): as published."""
+        if free is None:
+            return
+        published, side = self.sides[name], self.sides[name]
+        while side // 2 >= LEAST_SIDE and RESERVE * needed_bytes(name, side) > free:
+            side //= 2
+        if side < published:
+            self.sides[name] = side
+            told = f"{free / GIB:.1f} GiB of GPU memory were free"
+            self.notes.append(f"{told}: {WORDS[name]} tiles of {side} latent cells, not {published}.")
 
-    def fit(self, name: str, run: Callable[[], T]) -> T:
-        """Runs `run` again with half the tile `name` for as long as memory runs out; then the error goes up."""
+    def fit(self, name: str, run: Callable[[int], T]) -> T:
+        """Runs `run` with the tile side `name`, again with half of it for as long as memory runs out.
+
+        At the least side the error goes up.
+        """
         while True:
+            side = self.sides[name]
             try:
-                return run()
+                return run(side)
             except Exception as error:
-                if not is_out_of_memory(error):
+                if not is_out_of_memory(error) or side // 2 < LEAST_SIDE:
                     raise
-                # The traceback holds the tensors that filled the memory; nothing is freed while it lives.
-                error.__traceback__ = None
-                if not self.halve(name):
-                    raise
+                # Nothing is freed before this clause ends: the traceback holds the tensors that filled the memory.
+            self.sides[name] = side // 2
+            self.notes.append(f"Memory ran out: {WORDS[name]} tiles were halved to {side // 2} latent cells.")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
 
 WORDS = {"denoise": "denoising", "encode": "VAE encoder", "decode": "VAE decoder"}
-# Below these a tile sees too little of the picture: the denoiser was trained on 64 cells.
-LEAST_SIDE = {"denoise": 32, "encode": 32, "decode": 32}
-# Published sides, and what free memory each of the smaller ones takes over from: activations by calculation
-# (docs/profiles.md), with a reserve of a half. A batch of two, half precision.
-SIDES = ((64, 128, 128), (48, 64, 64), (32, 32, 32))
-NEEDED_BYTES = (6 * GIB, 3 * GIB, 0)
+PUBLISHED_SIDES = {"denoise": 64, "encode": 128, "decode": 128}  # the VAE's are ours: DiT4SR never tiles it
+LEAST_SIDE = 16  # a smaller tile sees too little of the picture
+RESERVE = 1.5  # memory is fragmented, and kernels want scratch space
 
 
-def choose_tiles(free: int | None, denoise_limit: int = 64) -> TileSizes:
-    """Tile sides for `free` bytes beside the weights; None: as published.
+def needed_bytes(name: str, side: int) -> int:
+    """Activations of a tile of `side` latent cells in half precision: computed from the published sizes, not measured.
 
-    Fewer denoising cells than published change the picture a little, which is told.
+    VAE: three feature maps of 256 channels at full size, the widest place of its last level. Denoiser: a batch of two
+    (CFG), three image groups and the text, twenty-four values per token and feature alive at once, of which eight are
+    the MLP's.
     """
-    index = 0 if free is None else next(i for i, needed in enumerate(NEEDED_BYTES) if free >= needed)
-    denoise, encode, decode = SIDES[index]
-    tiles = TileSizes(min(denoise, denoise_limit), encode, decode)
-    if index:
-        told = f"{(free or 0) / GIB:.1f} GiB of free GPU memory"
-        tiles.notes.append(f"{told}: tiles of {tiles.denoise} latent cells (published: {SIDES[0][0]}).")
-    return tiles
+    if name == "denoise":
+        num_tokens = 3 * (side // 2) ** 2 + 333
+        return 2 * num_tokens * 1536 * 24 * 2
+    return 3 * 256 * (8 * side) ** 2 * 2
 
 
 def is_out_of_memory(error: BaseException) -> bool:
