@@ -3,7 +3,7 @@
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -40,6 +40,14 @@ class _TensorsOnly(pickle.Unpickler):
         return _Inert
 
 
+def _load(file: IO[bytes], **options: Any) -> Any:
+    return _TensorsOnly(file, **options).load()
+
+
+# torch.load reads the old file format through load, the new one through Unpickler
+_TENSORS_ONLY = SimpleNamespace(Unpickler=_TensorsOnly, load=_load, __name__="tensors_only")
+
+
 def load_pickled_state(path: Path, *keys: str) -> dict[str, Tensor]:
     """The state dict of a .ckpt or .pth file, on the CPU.
 
@@ -48,9 +56,8 @@ def load_pickled_state(path: Path, *keys: str) -> dict[str, Tensor]:
     torch.load(weights_only=True) refuses; here such an object is dropped and nothing of it runs.
     Raises ValueError when the file holds no state dict.
     """
-    pickle_module = SimpleNamespace(Unpickler=_TensorsOnly, load=pickle.load, __name__="tensors_only")
     try:
-        content = torch.load(path, map_location="cpu", pickle_module=pickle_module, weights_only=False)
+        content = torch.load(path, map_location="cpu", pickle_module=_TENSORS_ONLY, weights_only=False)
     except (pickle.UnpicklingError, EOFError, RuntimeError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is not a checkpoint of torch: {error}") from error
     if isinstance(content, dict):

@@ -23,6 +23,10 @@ def variant_of(weights: str) -> str:
     return VARIANTS[weights]
 
 
+def denoiser_folder(root: Path, weights: str) -> Path:
+    return root / REPOSITORY / weights / "transformer"
+
+
 def load_denoiser(
     root: Path,
     weights: str = DEFAULT_WEIGHTS,
@@ -41,7 +45,7 @@ def load_denoiser(
         ValueError: unknown weights, files that are missing or broken, or keys that do not fit the config.json.
     """
     variant = variant_of(weights)
-    folder = root / REPOSITORY / weights / "transformer"
+    folder = denoiser_folder(root, weights)
     config = read_denoiser_config(folder / "config.json", variant)
     with torch.device("meta"):
         network = DiffusionTransformer(config)

@@ -12,16 +12,6 @@ from torch import nn
 MAX_NAMED = 3  # keys told in an error; the rest is counted
 
 
-def require(root: Path, profile: str, paths: Iterable[str]) -> None:
-    """Raises ValueError, naming the command that helps, when one of the files or folders is not under `root`."""
-    absent = [path for path in paths if not (root / path).exists()]
-    if absent:
-        raise ValueError(
-            f"profile {profile!r} is not installed: {list_some(absent)} missing under {root}; "
-            f"fetch it with: m3esr models pull {profile}"
-        )
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A published JSON file. Raises ValueError when it is absent or broken."""
     try:
