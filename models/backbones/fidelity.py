@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from models.backbones.coarse import CoarseEstimator
 from models.backbones.memory import Placement, TileSizes, choose_dtype
 from models.backbones.options import BackboneOptions
+from models.backbones.pooled_vae import PooledVae
 from models.backbones.published import PublishedUpscaler
 from models.backbones.published_files import list_some
 from models.backbones.quality import vae_dtype
@@ -28,7 +29,6 @@ from models.backbones.sd21 import (
     read_schedule,
 )
 from models.backbones.sizes import PROCESS_SIDE
-from models.backbones.vae import TiledVae
 from models.catalogue import MissingWeightsError, missing
 from models.checkpoint import sha256
 from models.denoising.seesr.guided import Condition, Networks, step_epsilon
@@ -79,7 +79,7 @@ class FidelityUpscaler(PublishedUpscaler):
     def __init__(
         self,
         networks: Networks,
-        vae: TiledVae,
+        vae: PooledVae,
         text: TextEncoder,
         schedule: Schedule,
         placement: Placement,
@@ -97,9 +97,7 @@ class FidelityUpscaler(PublishedUpscaler):
         self.options, self.sha256 = options or BackboneOptions(), checkpoint_sha256
         placement.add(networks.unet)
         placement.add(networks.controlnet)
-        # DAPE reads weights outside of their layers' own calls, so layers cannot be fetched one by one
-        whole = "model" if placement.offload == "sequential" else placement.offload
-        self.prompt_placement = Placement(whole, placement.device)
+        self.prompt_placement = as_a_whole(placement)
         if prompts is not None:
             self.prompt_placement.add(prompts.tagger)
 
@@ -138,7 +136,7 @@ class FidelityUpscaler(PublishedUpscaler):
             networks.controlnet.compile()
         return cls(
             networks,
-            TiledVae.load(root / SD21 / "vae", vae_dtype(dtype, place), placement),
+            PooledVae.load(root / SD21 / "vae", vae_dtype(dtype, place), as_a_whole(placement)),
             TextEncoder.load(root / SD21, dtype, placement),
             read_schedule(root),
             placement,
@@ -236,6 +234,11 @@ class FidelityUpscaler(PublishedUpscaler):
         start = add_noise(lr_latent, noise, self.sampling.start_timestep, self.schedule)
         with self.placement.use(self.seesr.unet, self.seesr.controlnet):
             return ddpm(epsilon, start, self.schedule, watch.num_steps, generator, on_step)
+
+
+def as_a_whole(placement: Placement) -> Placement:
+    """For networks that read weights outside of their layers' own calls, so layers cannot be fetched one by one."""
+    return Placement("model" if placement.offload == "sequential" else placement.offload, placement.device)
 
 
 def check_installed(root: Path) -> None:
