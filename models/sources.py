@@ -95,6 +95,7 @@ _TAMING = Terms("MIT", "https://github.com/CompVis/taming-transformers", True)
 _CLICK = "log in to the hub, open the page of the repository and agree to the licence there, then make a token"
 _CONTACT = "log in to the hub, send the contact form of the repository's page and wait to be let in; it can be refused"
 _RELEASES = "https://github.com/xinntao/Real-ESRGAN/releases/download"
+_RAM_DATA = "https://raw.githubusercontent.com/xinyu1205/recognize-anything/main/ram/data"
 
 
 def _dit4sr(variant: str, sha256: str, title: str) -> Source:
@@ -162,6 +163,16 @@ _SOURCES = (
                 FILE,
                 "15c729c793af28b9d107c69f85836a1356d76ea830d4714699fb62e55fcc08ed",
             ),
+        ),
+    ),
+    Source(
+        "ram-tags",
+        "RAM's 4585 tags and their thresholds",
+        "xinyu1205/recognize-anything",
+        Terms("Apache-2.0", "https://github.com/xinyu1205/recognize-anything", True),
+        (
+            Part("ram_tag_list.txt", 46_488, FILE, url=f"{_RAM_DATA}/ram_tag_list.txt"),
+            Part("ram_tag_list_threshold.txt", 26_601, FILE, url=f"{_RAM_DATA}/ram_tag_list_threshold.txt"),
         ),
     ),
     _esrgan(
