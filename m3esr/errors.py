@@ -11,6 +11,10 @@ EXTRAS = {
     "safetensors": "worker",
     "tokenizers": "worker",
     "cv2": "worker",
+    "diffusers": "diffusion",
+    "transformers": "diffusion",
+    "accelerate": "diffusion",
+    "sentencepiece": "diffusion",
 }
 
 
