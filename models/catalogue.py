@@ -17,7 +17,7 @@ TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja")
 PROFILES: dict[str, tuple[str, ...]] = {
     "compact": (),
     "quality": ("sd35", "dit4sr-r1"),
-    "fidelity": ("sd21", "seesr", "ram"),
+    "fidelity": ("sd21", "seesr", "ram", "ram-tags"),
 }
 # What the profiles use when it is there.
 GROUPS: dict[str, tuple[str, ...]] = {

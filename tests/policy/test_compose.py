@@ -23,6 +23,17 @@ NOT_PASSED_ON = {
     "worker_metrics_port",
 }
 # Passed on to the API alone.
+# Of profiles that the compose file does not serve: its worker image holds neither their libraries nor their weights.
+NOT_PASSED_ON |= {
+    "models_dir",
+    "offload",
+    "dtype",
+    "quality_weights",
+    "captions",
+    "caption_bits",
+    "official_sampling",
+    "compile",
+}
 FOR_THE_SERVICE = {"webhook_secret", "webhook_allow_http", "webhook_allow_private"}
 
 
