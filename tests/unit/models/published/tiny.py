@@ -134,8 +134,9 @@ def timm_state(model):
         "norm.bias": state["norm.bias"],
         "rope.periods": torch.ones(4),
     }
+    layers = "model.layer." if "model.layer.0.norm1.weight" in state else "layer."  # transformers 5, 4
     for i in range(model.config.num_hidden_layers):
-        old, new = f"model.layer.{i}.", f"blocks.{i}."
+        old, new = f"{layers}{i}.", f"blocks.{i}."
         weights = [state[f"{old}attention.{letter}_proj.weight"] for letter in "qkv"]
         timm[f"{new}attn.qkv.weight"] = torch.cat(weights)
         if model.config.query_bias:
