@@ -15,6 +15,8 @@ EXTRAS = {
     "transformers": "diffusion",
     "accelerate": "diffusion",
     "sentencepiece": "diffusion",
+    "huggingface_hub": "diffusion",
+    "bitsandbytes": "quantised",
 }
 
 

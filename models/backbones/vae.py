@@ -55,14 +55,8 @@ class TiledVae:
         """
         from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-        pixels = (2 * image - 1).to(self.dtype)
-
-        def run(tile: Tile) -> Tensor:
-            rows, columns = (slice(s.start * VAE_SCALE, s.stop * VAE_SCALE) for s in (tile.rows, tile.columns))
-            return self.network.encode(pixels[..., rows, columns]).latent_dist.parameters
-
-        height, width = image.shape[-2] // VAE_SCALE, image.shape[-1] // VAE_SCALE
-        posterior = DiagonalGaussianDistribution(self.over_tiles("encode", height, width, tiles, run, 1, on_tile))
+        moments = self.read_moments((2 * image - 1).to(self.dtype), tiles, on_tile)
+        posterior = DiagonalGaussianDistribution(moments)
         if generators is None:
             latent = posterior.mode()
         else:
@@ -71,14 +65,26 @@ class TiledVae:
 
     def decode(self, latent: Tensor, tiles: TileSizes, on_tile: OnTile | None = None) -> Tensor:
         """Normalised latent (1, C, h, w) -> picture (1, 3, H, W) in [0, 1], float32."""
-        cells = (latent / self.scale + self.shift).to(self.dtype)
+        decoded = self.paint((latent / self.scale + self.shift).to(self.dtype), tiles, on_tile)
+        return (decoded / 2 + 0.5).clamp(0, 1)
+
+    def read_moments(self, pixels: Tensor, tiles: TileSizes, on_tile: OnTile | None) -> Tensor:
+        """(1, 3, H, W) in [-1, 1] -> mean and log variance of the posterior, (1, 2C, h, w) float32."""
+
+        def run(tile: Tile) -> Tensor:
+            rows, columns = (slice(s.start * VAE_SCALE, s.stop * VAE_SCALE) for s in (tile.rows, tile.columns))
+            return self.network.encode(pixels[..., rows, columns]).latent_dist.parameters
+
+        height, width = pixels.shape[-2] // VAE_SCALE, pixels.shape[-1] // VAE_SCALE
+        return self.over_tiles("encode", height, width, tiles, run, 1, on_tile)
+
+    def paint(self, cells: Tensor, tiles: TileSizes, on_tile: OnTile | None) -> Tensor:
+        """The VAE's own latent (1, C, h, w) -> (1, 3, H, W) about [-1, 1], float32."""
 
         def run(tile: Tile) -> Tensor:
             return self.network.decode(cells[..., tile.rows, tile.columns]).sample
 
-        height, width = latent.shape[-2:]
-        decoded = self.over_tiles("decode", height, width, tiles, run, VAE_SCALE, on_tile)
-        return (decoded / 2 + 0.5).clamp(0, 1)
+        return self.over_tiles("decode", cells.shape[-2], cells.shape[-1], tiles, run, VAE_SCALE, on_tile)
 
     def over_tiles(
         self,

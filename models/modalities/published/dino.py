@@ -66,7 +66,9 @@ def _load_timm(folder: Path, architecture: str) -> Any:
         value_bias=has_bias,
     )
     model = DINOv3ViTModel(config)
-    lacking, unknown = model.load_state_dict(convert_timm(state), strict=False)
+    # transformers 5 has put the layers one module deeper
+    layers = "model.layer." if any(name.startswith("model.layer.") for name in model.state_dict()) else "layer."
+    lacking, unknown = model.load_state_dict(convert_timm(state, layers), strict=False)
     # only training masks patches, and the copies leave that token out
     if set(lacking) - {"embeddings.mask_token"} or unknown:
         raise ValueError(f"{folder}: keys do not fit DINOv3, lacking {lacking[:3]}, unknown {unknown[:3]}")
@@ -75,7 +77,6 @@ def _load_timm(folder: Path, architecture: str) -> Any:
 
 _TIMM_NAMES = (
     ("patch_embed.proj.", "embeddings.patch_embeddings."),
-    ("blocks.", "model.layer."),
     (".attn.proj.", ".attention.o_proj."),
     (".attn.q_bias", ".attention.q_proj.bias"),
     (".attn.v_bias", ".attention.v_proj.bias"),
@@ -86,8 +87,11 @@ _TIMM_NAMES = (
 )
 
 
-def convert_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """timm's keys -> those of transformers' DINOv3ViTModel. Its fused qkv is cut in three; the keys have no bias."""
+def convert_timm(state: dict[str, Tensor], layers: str = "model.layer.") -> dict[str, Tensor]:
+    """timm's keys -> those of transformers' DINOv3ViTModel. Its fused qkv is cut in three; the keys have no bias.
+
+    layers: what the names of that class's layers begin with.
+    """
     converted = {}
     for name, value in state.items():
         if name in ("cls_token", "reg_token"):
@@ -95,7 +99,7 @@ def convert_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
             continue
         if name.startswith("rope.") or name.endswith(".k_bias"):  # computed, and zero
             continue
-        for old, new in _TIMM_NAMES:
+        for old, new in (*_TIMM_NAMES, ("blocks.", layers)):
             name = name.replace(old, new, 1)
         if ".attn.qkv." in name:
             kind = name.rsplit(".", 1)[1]

@@ -106,7 +106,8 @@ def test_timms_copy_gives_the_same_features(tmp_path, has_bias):
 
 def test_a_timm_file_that_does_not_fit_is_refused(tmp_path):
     model = tiny.dinov3()
-    state = convert_timm(tiny.timm_state(model))
+    layers = "model.layer." if hasattr(model, "model") else "layer."
+    state = convert_timm(tiny.timm_state(model), layers)
     assert set(state) == set(model.state_dict()) - {"embeddings.mask_token"}
     tiny.dinov3_timm(tmp_path)
     (tiny.folder(tmp_path, "dinov3-timm") / "config.json").write_text('{"architecture": "resnet50"}')

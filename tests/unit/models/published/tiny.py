@@ -55,9 +55,11 @@ def mask2former(root):
         num_labels=150,
     )
     model = randomise(Mask2FormerForUniversalSegmentation(config), scale=1.0)
-    # queries that disagree, else one class fills the image
-    torch.nn.init.normal_(model.class_predictor.weight, std=2.0)
-    torch.nn.init.zeros_(model.class_predictor.bias)
+    for name, parameter in model.named_parameters():  # queries that disagree, else one class fills the image
+        if name.endswith("bias"):
+            torch.nn.init.zeros_(parameter)
+        elif "layer_norm" in name or "layernorm" in name:
+            torch.nn.init.ones_(parameter)
     for embedding in (model.model.transformer_module.queries_features, model.model.transformer_module.queries_embedder):
         torch.nn.init.normal_(embedding.weight, std=3.0)
     place = folder(root, "mask2former")
@@ -132,8 +134,9 @@ def timm_state(model):
         "norm.bias": state["norm.bias"],
         "rope.periods": torch.ones(4),
     }
+    layers = "model.layer." if "model.layer.0.norm1.weight" in state else "layer."  # transformers 5, 4
     for i in range(model.config.num_hidden_layers):
-        old, new = f"model.layer.{i}.", f"blocks.{i}."
+        old, new = f"{layers}{i}.", f"blocks.{i}."
         weights = [state[f"{old}attention.{letter}_proj.weight"] for letter in "qkv"]
         timm[f"{new}attn.qkv.weight"] = torch.cat(weights)
         if model.config.query_bias:
@@ -161,3 +164,79 @@ def dinov3_timm(root, has_bias=False):
 def extractors(root):
     """All three networks in a models folder."""
     return mask2former(root), depth_anything(root), dinov3(root)
+
+
+def tokenizer(place, special=("<image>",), kind="PreTrainedTokenizerFast"):
+    """A tokenizer of whole words over the captioners' question, saved as the hub has it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from models.modalities.published.captions import QUESTION, SYSTEM
+
+    words = [*special, "<unk>", "</s>", "a", "red", "boat", ".", "!", "blur"]
+    pre = pre_tokenizers.Whitespace()
+    for word, _ in pre.pre_tokenize_str(f"{SYSTEM} USER: ASSISTANT: {QUESTION}"):
+        if word not in words:
+            words.append(word)
+    made = Tokenizer(models.WordLevel({word: k for k, word in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", eos_token="</s>", additional_special_tokens=list(special)
+    )
+    fast.save_pretrained(place)
+    return fast
+
+
+def llava(root):
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    place = folder(root, "llava")
+    words = tokenizer(place)
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    text = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        eos_token_id=words.eos_token_id,
+        bos_token_id=None,
+    )
+    config = LlavaConfig(
+        vision_config=vision.to_dict(),
+        text_config=text.to_dict(),
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+    )
+    model = randomise(LlavaForConditionalGeneration(config), scale=1.0)
+    model.save_pretrained(place)
+    told = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}, "resample": 3}
+    (place / "preprocessor_config.json").write_text(json.dumps(told))
+    return model
+
+
+def blip(root):
+    from transformers import BlipConfig, BlipForConditionalGeneration
+
+    place = folder(root, "blip")
+    words = tokenizer(place, special=("[PAD]", "[DEC]", "[SEP]"))
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BlipConfig(
+        text_config={
+            **size,
+            "vocab_size": len(words),
+            "encoder_hidden_size": 16,
+            "bos_token_id": 1,
+            "sep_token_id": 2,
+            "pad_token_id": 0,
+            "eos_token_id": 2,
+        },
+        vision_config={**size, "image_size": 32, "patch_size": 16},
+        projection_dim=16,
+    )
+    model = randomise(BlipForConditionalGeneration(config), scale=1.0)
+    model.save_pretrained(place)
+    (place / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 32, "width": 32}, "resample": 3}))
+    return model
