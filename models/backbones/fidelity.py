@@ -12,14 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.backbones.captioner import PlacedCaptioner
 from models.backbones.coarse import CoarseEstimator
 from models.backbones.guidance import GRID, Guidance
 from models.backbones.memory import Placement, TileSizes, choose_dtype
 from models.backbones.options import BackboneOptions
 from models.backbones.pooled_vae import PooledVae
 from models.backbones.published import Fused, PublishedUpscaler, View
-from models.backbones.published_files import first_line, list_some
+from models.backbones.published_files import list_some
 from models.backbones.quality import vae_dtype
 from models.backbones.sd21 import (
     CONTROLNET,
@@ -32,7 +31,7 @@ from models.backbones.sd21 import (
 )
 from models.backbones.sizes import PROCESS_SIDE
 from models.catalogue import MissingWeightsError, missing, require
-from models.checkpoint import read_config, read_tensors, sha256
+from models.checkpoint import first_line, read_config, read_tensors, sha256
 from models.denoising.seesr.guided import Condition, Networks, step_epsilon
 from models.denoising.seesr.networks import SeeSRControlNet, SeeSRUNet
 from models.denoising.seesr.sampling import Schedule, add_noise, ddpm
@@ -101,7 +100,7 @@ class FidelityUpscaler(PublishedUpscaler):
         prompts: PromptExtractor | None = None,
         fusion: Fusion | None = None,
         coarse: CoarseEstimator | None = None,
-        captioner: PlacedCaptioner | Captioner | None = None,
+        captioner: Captioner | None = None,
         sampling: PublishedSampling | None = None,
         options: BackboneOptions | None = None,
         checkpoint_sha256: str = "",
@@ -125,6 +124,8 @@ class FidelityUpscaler(PublishedUpscaler):
         root: Path,
         device: str = "auto",
         options: BackboneOptions | None = None,
+        captioner: Captioner | None = None,
+        *,
         tagger: TaggerConfig | None = None,
     ) -> "FidelityUpscaler":
         """Reads SeeSR and SD 2.1 from `root`, which holds <owner>/<repository>/<path as on the hub>.
@@ -132,6 +133,7 @@ class FidelityUpscaler(PublishedUpscaler):
         RAM (for tags and image tokens) and a coarse network are used if they are there.
 
         Args:
+            captioner: its captions take the place of RAM's tags in the prompt, as in the paper.
             tagger: sizes of RAM; its checkpoint does not hold them. None: as published.
 
         Raises:
@@ -160,7 +162,7 @@ class FidelityUpscaler(PublishedUpscaler):
             prompts=PromptExtractor.load(root, tagger) if (root / RAM_FILE).is_file() else None,
             fusion=load_fusion(root, dtype, placement, has_coarse=coarse is not None),
             coarse=coarse,
-            captioner=PlacedCaptioner.load(root, options, dtype, place),
+            captioner=captioner,
             options=options,
             checkpoint_sha256=sha256(root / UNET / WEIGHTS_FILE),
         )

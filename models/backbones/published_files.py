@@ -9,6 +9,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from models.checkpoint import first_line
+
 MAX_NAMED = 3  # keys told in an error; the rest is counted
 
 
@@ -115,7 +117,3 @@ def load_tokenizer(kind: Any, folder: Path) -> Any:
         return kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise ValueError(f"{folder} holds no tokenizer that can be read ({first_line(error)})") from error
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
