@@ -35,7 +35,7 @@ PATCH = 4  # LR pixels per token side
 REGION, REGION_OVERLAP = 32, 4  # tokens per side: 128 LR px, the size that the extractors were trained on
 MIN_SIDE = 16  # LR pixels; smaller images are continued at their border
 OVERVIEW_SIDE = 128
-BACKBONES = ("quality",)
+BACKBONES = ("quality", "fidelity")
 
 
 class Upscaler:
@@ -240,9 +240,13 @@ def load_backbone(profile: str, root: Path, device: str, options: BackboneOption
             f"the models folder {root} does not exist. Fill it with: m3esr models pull {profile}, "
             "or name another with M3ESR_MODELS_DIR"
         )
+    from models.backbones.captioner import PlacedCaptioner
+    from models.backbones.fidelity import FidelityUpscaler
     from models.backbones.quality import QualityUpscaler
 
-    return QualityUpscaler.load(root, device, options)
+    kinds = {"quality": QualityUpscaler, "fidelity": FidelityUpscaler}
+    captioner = PlacedCaptioner.load(root, options, resolve_device(device))
+    return kinds[profile].load(root, device, options, captioner)
 
 
 def smooth(residual: Tensor, side: float) -> Tensor:

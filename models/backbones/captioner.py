@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.backbones.memory import Placement
+from models.backbones.memory import Placement, choose_dtype
 from models.backbones.options import BackboneOptions
 from models.modalities.published import load_captioner
 
@@ -18,12 +18,11 @@ class PlacedCaptioner:
         self.captioner, self.placement = captioner, placement
 
     @classmethod
-    def load(
-        cls, root: Path, options: BackboneOptions, dtype: torch.dtype, device: torch.device
-    ) -> "PlacedCaptioner | None":
+    def load(cls, root: Path, options: BackboneOptions, device: torch.device) -> "PlacedCaptioner | None":
         """None when captions are off. Raises MissingWeightsError or ValueError."""
         if options.captions == "none":
             return None
+        dtype = choose_dtype(options.dtype, device)
         bits = {"16": None, "8": 8, "4": 4}[options.caption_bits]
         # Quantised networks cannot be moved; and layer by layer a text of 512 tokens would take hours.
         offload = "none" if options.offload == "none" or bits else "model"

@@ -3,7 +3,7 @@
 Dimension key: B batch  C latent channels  H W pixels  h w latent grid  L text tokens
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.backbones.coarse import CoarseEstimator
+from models.backbones.guidance import GRID, Guidance
 from models.backbones.memory import Placement, TileSizes, choose_dtype
 from models.backbones.options import BackboneOptions
 from models.backbones.pooled_vae import PooledVae
-from models.backbones.published import PublishedUpscaler
+from models.backbones.published import Fused, PublishedUpscaler, View
 from models.backbones.published_files import list_some
 from models.backbones.quality import vae_dtype
 from models.backbones.sd21 import (
@@ -29,19 +30,22 @@ from models.backbones.sd21 import (
     read_schedule,
 )
 from models.backbones.sizes import PROCESS_SIDE
-from models.catalogue import MissingWeightsError, missing
-from models.checkpoint import sha256
+from models.catalogue import MissingWeightsError, missing, require
+from models.checkpoint import first_line, read_config, read_tensors, sha256
 from models.denoising.seesr.guided import Condition, Networks, step_epsilon
 from models.denoising.seesr.networks import SeeSRControlNet, SeeSRUNet
 from models.denoising.seesr.sampling import Schedule, add_noise, ddpm
+from models.fusion.image_tokens import FusedTokens, ImageTokenConfig, ImageTokenFusion
 from models.modalities.dape.extractor import PromptExtractor
 from models.modalities.dape.network import TaggerConfig
 from models.modalities.dape.weights import LORA_FILE, RAM_FILE
 from models.modalities.published import Captioner
 from models.requests import UpscaleOptions
+from models.resize import resize
 from models.runs import Stopwatch, resolve_device, to_tensor
 
 PROFILE = "fidelity"
+FUSION_FILE = "m3esr/fidelity/fusion.safetensors"
 WITHOUT_DAPE = (
     "RAM is not installed: nothing names what the picture shows, and one token of zeros stands in for the image tokens "
     "that SeeSR was trained with."
@@ -71,6 +75,15 @@ class PublishedSampling:
 class Prompt:
     text_embeddings: Tensor  # (B, L, J); with guidance two rows, unconditional first
     image_tokens: Tensor | None  # (1, 145, 512)
+    fused_tokens: FusedTokens | None = None
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Our trained fusion and what it reads."""
+
+    network: ImageTokenFusion
+    guidance: Guidance
 
 
 class FidelityUpscaler(PublishedUpscaler):
@@ -85,6 +98,7 @@ class FidelityUpscaler(PublishedUpscaler):
         placement: Placement,
         *,
         prompts: PromptExtractor | None = None,
+        fusion: Fusion | None = None,
         coarse: CoarseEstimator | None = None,
         captioner: Captioner | None = None,
         sampling: PublishedSampling | None = None,
@@ -92,12 +106,15 @@ class FidelityUpscaler(PublishedUpscaler):
         checkpoint_sha256: str = "",
     ):
         self.seesr, self.vae, self.text, self.schedule, self.placement = networks, vae, text, schedule, placement
-        self.prompts, self.coarse, self.captioner = prompts, coarse, captioner
+        self.prompts, self.coarse, self.captioner, self.fusion = prompts, coarse, captioner, fusion
+        if fusion is not None:
+            self.multiple = GRID  # whole tokens
+            fusion.network.to(placement.device)  # small, and asked at every step
         self.sampling: PublishedSampling = sampling or PublishedSampling()
         self.options, self.sha256 = options or BackboneOptions(), checkpoint_sha256
         placement.add(networks.unet)
         placement.add(networks.controlnet)
-        self.prompt_placement = as_a_whole(placement)
+        self.prompt_placement = placement.whole()
         if prompts is not None:
             self.prompt_placement.add(prompts.tagger)
 
@@ -108,6 +125,7 @@ class FidelityUpscaler(PublishedUpscaler):
         device: str = "auto",
         options: BackboneOptions | None = None,
         captioner: Captioner | None = None,
+        *,
         tagger: TaggerConfig | None = None,
     ) -> "FidelityUpscaler":
         """Reads SeeSR and SD 2.1 from `root`, which holds <owner>/<repository>/<path as on the hub>.
@@ -131,17 +149,19 @@ class FidelityUpscaler(PublishedUpscaler):
             load_seesr(SeeSRUNet, root / UNET, placement.home, dtype),
             load_seesr(SeeSRControlNet, root / CONTROLNET, placement.home, dtype),
         )
+        coarse = CoarseEstimator.find(root, placement)
         if options.compile:
             networks.unet.compile()
             networks.controlnet.compile()
         return cls(
             networks,
-            PooledVae.load(root / SD21 / "vae", vae_dtype(dtype, place), as_a_whole(placement)),
+            PooledVae.load(root / SD21 / "vae", vae_dtype(dtype, place), placement.whole()),
             TextEncoder.load(root / SD21, dtype, placement),
             read_schedule(root),
             placement,
             prompts=PromptExtractor.load(root, tagger) if (root / RAM_FILE).is_file() else None,
-            coarse=CoarseEstimator.find(root, placement),
+            fusion=load_fusion(root, dtype, placement, has_coarse=coarse is not None),
+            coarse=coarse,
             captioner=captioner,
             options=options,
             checkpoint_sha256=sha256(root / UNET / WEIGHTS_FILE),
@@ -151,7 +171,8 @@ class FidelityUpscaler(PublishedUpscaler):
     def networks(self) -> list[nn.Module]:
         parts = [self.seesr.unet, self.seesr.controlnet, self.vae.network, self.text.network]
         optional = [self.prompts.tagger if self.prompts else None, self.coarse.network if self.coarse else None]
-        return [*parts, *(network for network in optional if network is not None)]
+        fusion = [self.fusion.network, *self.fusion.guidance.networks] if self.fusion else []
+        return [*parts, *(network for network in optional if network is not None), *fusion]
 
     def describe(self) -> dict[str, Any]:
         """What is loaded, for the job's record and the log."""
@@ -164,6 +185,7 @@ class FidelityUpscaler(PublishedUpscaler):
             "dtype": str(self.seesr.dtype).removeprefix("torch."),
             "offload": self.placement.offload,
             "image_tokens": "RAM with DAPE" if self.prompts else "none",
+            "fusion": "trained" if self.fusion else "not installed",
         }
 
     def new_tiles(self) -> TileSizes:
@@ -193,6 +215,30 @@ class FidelityUpscaler(PublishedUpscaler):
             texts.insert(0, options.negative_prompt or self.sampling.negative_prompt)
         return said, Prompt(self.text.encode(texts), tokens)
 
+    def fuse(self, prompt: Prompt, view: View, options: UpscaleOptions, watch: Stopwatch) -> Fused:
+        """Routes the whole picture once; the experts are asked tile by tile. With every modality off SeeSR is left."""
+        if self.fusion is None:
+            return Fused(prompt)
+        network = self.fusion.network
+        names = [name for name in network.config.fusion.modalities if options.strength(name) > 0]
+        if not names:
+            return Fused(prompt, is_installed=True)
+        with watch.stage("routing", 0.1):
+            assert view.uncertainty is not None  # `load_fusion` has asked for a coarse network
+            uncertainty = torch.from_numpy(view.uncertainty)[None, None].to(view.work)
+            small = resize(view.work, (4 * uncertainty.shape[-2], 4 * uncertainty.shape[-1])).clamp(0, 1)
+            routed = network.router(small, uncertainty)
+            weights = {name: options.strength(name) * routed[name] for name in names}
+            modalities = self.fusion.guidance.read(view.work, names)
+            timesteps = torch.tensor(self.schedule.timesteps(watch.num_steps), device=view.work.device).float()
+            found = network.temperatures(timesteps)
+        return Fused(
+            replace(prompt, fused_tokens=FusedTokens(network, view.lr_latent[:1], modalities, weights)),
+            maps={name: routed[name][0].cpu().numpy() for name in names},
+            temperatures={"sigma": (timesteps / 1000).tolist(), **{name: found[name].tolist() for name in names}},
+            is_installed=True,
+        )
+
     def denoise(
         self,
         prompt: Prompt,
@@ -209,6 +255,7 @@ class FidelityUpscaler(PublishedUpscaler):
             prompt.image_tokens,
             self.cfg_scale(options),
             self.sampling.conditioning_scale,
+            prompt.fused_tokens,
         )
         num_done = 0
 
@@ -236,9 +283,23 @@ class FidelityUpscaler(PublishedUpscaler):
             return ddpm(epsilon, start, self.schedule, watch.num_steps, generator, on_step)
 
 
-def as_a_whole(placement: Placement) -> Placement:
-    """For networks that read weights outside of their layers' own calls, so layers cannot be fetched one by one."""
-    return Placement("model" if placement.offload == "sequential" else placement.offload, placement.device)
+def load_fusion(root: Path, dtype: torch.dtype, placement: Placement, has_coarse: bool) -> Fusion | None:
+    """Our fusion weights with the networks they need; None where there are no weights.
+
+    Raises MissingWeightsError when a network is missing that they need, ValueError when the file is of another network.
+    """
+    path = root / FUSION_FILE
+    if not path.is_file():
+        return None
+    network = ImageTokenFusion(read_config(path, ImageTokenConfig))
+    try:
+        network.load_state_dict(read_tensors(path))
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit its own configuration ({first_line(error)})") from error
+    if not has_coarse:
+        require(root, "coarse")  # the router reads how far its answer is from interpolation
+    guidance = Guidance.load(root, network.config.fusion.modalities, dtype, placement.whole())
+    return Fusion(network.eval().requires_grad_(False), guidance)
 
 
 def check_installed(root: Path) -> None:

@@ -53,6 +53,10 @@ class Placement:
         """Where a part lies when it is not in use; loaders read weights to there."""
         return self.device if self.offload == "none" else torch.device("cpu")
 
+    def whole(self) -> "Placement":
+        """The same plan for networks that read weights outside of their layers' own calls: never layer by layer."""
+        return Placement("model" if self.offload == "sequential" else self.offload, self.device)
+
     def add(self, network: nn.Module) -> None:
         """Prepares a loaded network for its plan; once for each."""
         if self.offload == "sequential":

@@ -4,6 +4,7 @@ Dimension key: B batch  C latent channels  H W pixels  h w latent grid
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from models.backbones.coarse import CoarseEstimator
 from models.backbones.memory import Placement, TileSizes
 from models.backbones.options import BackboneOptions
-from models.backbones.sizes import enlarge, work_sizes
+from models.backbones.sizes import VAE_SCALE, enlarge, work_sizes
 from models.backbones.vae import TiledVae
 from models.colour import correct_colour
 from models.preview import OnPreview
@@ -36,9 +37,30 @@ class Sampling(Protocol):
     def process_side(self) -> int: ...
 
 
+@dataclass(frozen=True)
+class View:
+    """What a fusion may look at."""
+
+    lr: Tensor  # (1, 3, H, W) in [0, 1], as it was sent
+    work: Tensor  # (1, 3, 8h, 8w) in [0, 1]
+    lr_latent: Tensor  # (1 or B, C, h, w)
+    uncertainty: NDArray[np.float32] | None  # (h/2, w/2), None without a coarse network
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A prompt with what the fusion adds to it, and what is told of the fusion."""
+
+    prompt: Any
+    maps: dict[str, NDArray[np.float32]] = field(default_factory=dict)  # expert weights per patch, in [0, 1]
+    temperatures: dict[str, list[float]] = field(default_factory=dict)  # "sigma" and one list per modality
+    is_installed: bool = False
+
+
 class PublishedUpscaler(ABC):
     """A loaded public backbone. Not for two threads at once; it keeps no state between images."""
 
+    multiple: int = VAE_SCALE  # sides of the work image are multiples of this many pixels
     placement: Placement
     vae: TiledVae
     coarse: CoarseEstimator | None
@@ -54,6 +76,10 @@ class PublishedUpscaler(ABC):
         self, prompt: Any, work: Tensor, lr_latent: Tensor, options: UpscaleOptions, tiles: TileSizes, watch: Stopwatch
     ) -> Tensor:
         """The clean latent (1, C, h, w) of the `work` image (1, 3, 8h, 8w) in [0, 1]."""
+
+    def fuse(self, prompt: Any, view: View, options: UpscaleOptions, watch: Stopwatch) -> Fused:
+        """The paper's part. Without trained weights of it the backbone runs as published, and the result says so."""
+        return Fused(prompt)
 
     @abstractmethod
     def new_tiles(self) -> TileSizes:
@@ -82,7 +108,7 @@ class PublishedUpscaler(ABC):
         num_steps = options.num_steps or self.sampling.num_steps
         watch, tiles = Stopwatch(on_progress, 1, num_steps), self.new_tiles()
         upscale = max(1.0, size[0] / width, size[1] / height)
-        sizes = work_sizes(height, width, upscale, self.sampling.process_side)
+        sizes = work_sizes(height, width, upscale, self.sampling.process_side, self.multiple)
         lr = to_tensor(lr_image, self.placement.device)
         with watch.stage("coarse", 0.0):
             work = enlarge(lr, sizes)
@@ -92,8 +118,9 @@ class PublishedUpscaler(ABC):
         with watch.stage("encoding", 0.08):
             tick = partial(tell_tile, watch, "encoding", 0.08, 0.02)
             lr_latent = self.vae.encode(work, tiles, self.posterior_generators(options), tick)
+        fused = self.fuse(prompt, View(lr, work, lr_latent, maps.get("uncertainty")), options, watch)
         with watch.stage("denoising", 0.1):
-            latent = self.denoise(prompt, work, lr_latent, options, tiles, watch)
+            latent = self.denoise(fused.prompt, work, lr_latent, options, tiles, watch)
         with watch.stage("output", 0.9):
             decoded = self.vae.decode(latent, tiles, partial(tell_tile, watch, "output", 0.9, 0.08))
             sr = correct_colour(decoded, work, options.color_correction or self.sampling.color_correction)
@@ -102,14 +129,14 @@ class PublishedUpscaler(ABC):
         watch.tell("output", num_steps, 1.0)
         return UpscaleResult(
             sr_image=answer,
-            maps=maps,
-            temperatures={},
+            maps=maps | fused.maps,
+            temperatures=fused.temperatures,
             trust=trust,
             timings=watch.seconds,
             caption=caption,
             seed=options.seed,
             num_steps=num_steps,
-            fusion="not installed",
+            fusion="trained" if fused.is_installed else "not installed",
             notes=tuple(tiles.notes),
         )
 

@@ -4,7 +4,6 @@ Dimension key: B batch  C latent channels  H W pixels  h w latent grid
 """
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.backbones.captioner import PlacedCaptioner
 from models.backbones.coarse import CoarseEstimator
 from models.backbones.dit4sr import DEFAULT_WEIGHTS, WEIGHTS_FILE, denoiser_folder, load_denoiser, variant_of
 from models.backbones.memory import Placement, TileSizes, choose_dtype, free_bytes
 from models.backbones.options import BackboneOptions
+from models.backbones.published import PublishedUpscaler
 from models.backbones.published_files import list_some, read_json
-from models.backbones.sizes import PROCESS_SIDE, enlarge, work_sizes
+from models.backbones.sizes import PROCESS_SIDE
 from models.backbones.text import PromptEncoder
 from models.backbones.vae import TiledVae
 from models.catalogue import MissingWeightsError, missing
 from models.checkpoint import sha256
-from models.colour import correct_colour
 from models.denoising.guided import Condition, step_velocity
 from models.denoising.sampling import euler, stock_sigmas
 from models.denoising.transformer import DiffusionTransformer
 from models.modalities.published import Captioner
-from models.preview import OnPreview
-from models.requests import OnProgress, UpscaleOptions, UpscaleResult
-from models.runs import Stopwatch, check_image, measure_trust, output_size, resolve_device, to_answer, to_tensor
+from models.requests import UpscaleOptions
+from models.runs import Stopwatch, resolve_device
 from models.sources import SOURCES
 
 PROFILE = "quality"
@@ -77,7 +74,15 @@ class Schedule:
         return stock_sigmas(num_steps, self.shift, self.num_train_steps)
 
 
-class QualityUpscaler:
+@dataclass(frozen=True)
+class Prompt:
+    """With guidance two rows, unconditional first."""
+
+    text_embeddings: Tensor  # (B, L, J)
+    pooled: Tensor  # (B, .)
+
+
+class QualityUpscaler(PublishedUpscaler):
     """Loaded networks of `quality`. Not for two threads at once; it keeps no state between images."""
 
     def __init__(
@@ -89,14 +94,15 @@ class QualityUpscaler:
         placement: Placement,
         *,
         coarse: CoarseEstimator | None = None,
-        captioner: PlacedCaptioner | Captioner | None = None,
+        captioner: Captioner | None = None,
         sampling: PublishedSampling | None = None,
         options: BackboneOptions | None = None,
         checkpoint_sha256: str = "",
     ):
         self.denoiser, self.vae, self.text, self.schedule, self.placement = denoiser, vae, text, schedule, placement
         self.coarse, self.captioner = coarse, captioner
-        self.sampling, self.options = sampling or PublishedSampling(), options or BackboneOptions()
+        self.sampling: PublishedSampling = sampling or PublishedSampling()
+        self.options = options or BackboneOptions()
         self.sha256 = checkpoint_sha256
         placement.add(denoiser)
 
@@ -106,6 +112,7 @@ class QualityUpscaler:
         root: Path,
         device: str = "auto",
         options: BackboneOptions | None = None,
+        captioner: Captioner | None = None,
     ) -> "QualityUpscaler":
         """Reads DiT4SR and SD3.5 medium from `root`, which holds <owner>/<repository>/<path as on the hub>.
 
@@ -130,7 +137,7 @@ class QualityUpscaler:
             Schedule.read(root / SD35 / "scheduler" / "scheduler_config.json"),
             placement,
             coarse=CoarseEstimator.find(root, placement),
-            captioner=PlacedCaptioner.load(root, options, dtype, place),
+            captioner=captioner,
             options=options,
             checkpoint_sha256=sha256(denoiser_folder(root, options.quality_weights) / WEIGHTS_FILE),
         )
@@ -153,67 +160,11 @@ class QualityUpscaler:
             "text_encoders": ["CLIP-L", "CLIP-bigG", *(["T5"] if self.text.t5 else [])],
         }
 
-    def warm_up(self) -> None:
-        """One step of a small image, so that the first job does not pay for allocations."""
-        self.upscale(np.full((32, 32, 3), 0.5, np.float32), UpscaleOptions(num_steps=1))
+    def new_tiles(self) -> TileSizes:
+        return TileSizes(notes=[] if self.text.t5 else [WITHOUT_T5])
 
-    @torch.no_grad()
-    def upscale(
-        self,
-        lr_image: NDArray[np.float32],
-        options: UpscaleOptions,
-        on_progress: OnProgress | None = None,
-        on_preview: OnPreview | None = None,
-    ) -> UpscaleResult:
-        """lr_image (H, W, 3) in [0, 1], any size from 1x1.
-
-        on_progress: told at every stage, tile and step; may raise to cancel. on_preview: told the coarse image, when a
-        coarse network is installed; it changes nothing of the result.
-        """
-        check_image(lr_image)
-        height, width = lr_image.shape[:2]
-        size = output_size(width, height, options)
-        num_steps = options.num_steps or self.sampling.num_steps
-        watch = Stopwatch(on_progress, 1, num_steps)
-        tiles = TileSizes(notes=[] if self.text.t5 else [WITHOUT_T5])
-        upscale = max(1.0, size[0] / width, size[1] / height)
-        sizes = work_sizes(height, width, upscale, self.sampling.process_side)
-        lr = to_tensor(lr_image, self.placement.device)
-        with watch.stage("coarse", 0.0):
-            work = enlarge(lr, sizes)
-            maps = self.coarse.maps(lr, sizes, work, size, on_preview) if self.coarse else {}
-        with watch.stage("perception", 0.02):
-            caption, text, pooled = self.read_text(lr, options)
-        with watch.stage("encoding", 0.08):
-            tick = partial(self.tell_tile, watch, "encoding", 0.08, 0.02)
-            lr_latent = self.vae.encode(work, tiles, self.posterior_generators(options.seed, len(text)), tick)
-        with watch.stage("denoising", 0.1):
-            condition = Condition(lr_latent, text, pooled, self.cfg_scale(options))
-            latent = self.denoise(condition, self.schedule.sigmas(num_steps), options.seed, tiles, watch)
-        with watch.stage("output", 0.9):
-            decoded = self.vae.decode(latent, tiles, partial(self.tell_tile, watch, "output", 0.9, 0.08))
-            sr = correct_colour(decoded, work, options.color_correction or self.sampling.color_correction)
-            answer = to_answer(sr, lr_image, size)
-            trust = measure_trust(answer, lr_image, maps.get("uncertainty"))
-        watch.tell("output", num_steps, 1.0)
-        return UpscaleResult(
-            sr_image=answer,
-            maps=maps,
-            temperatures={},
-            trust=trust,
-            timings=watch.seconds,
-            caption=caption,
-            seed=options.seed,
-            num_steps=num_steps,
-            fusion="not installed",
-            notes=tuple(tiles.notes),
-        )
-
-    def cfg_scale(self, options: UpscaleOptions) -> float:
-        return self.sampling.cfg_scale if options.cfg_scale is None else options.cfg_scale
-
-    def read_text(self, lr: Tensor, options: UpscaleOptions) -> tuple[str, Tensor, Tensor]:
-        """(caption, embeddings, pooled) for an LR image (1, 3, H, W); with guidance two rows, unconditional first.
+    def read_prompt(self, lr_image: NDArray[np.float32], options: UpscaleOptions) -> tuple[str, Prompt]:
+        """(caption, its encoding) for an LR image (H, W, 3).
 
         A prompt given takes the caption's place; with the modality text off, nothing is said at all.
         """
@@ -221,28 +172,33 @@ class QualityUpscaler:
         if options.strength("text") > 0:
             caption = options.prompt.strip()
             if not caption and self.captioner is not None:
-                caption = self.captioner.caption(lr[0].permute(1, 2, 0))
+                caption = self.captioner.caption(torch.from_numpy(lr_image.copy()))
             positive = f"{caption} {self.sampling.added_prompt}" if caption else self.sampling.added_prompt
         texts = [positive]
         if self.cfg_scale(options) > 1:
             texts.insert(0, options.negative_prompt or self.sampling.negative_prompt)
-        return caption, *self.text.encode(texts)
+        return caption, Prompt(*self.text.encode(texts))
 
-    def posterior_generators(self, seed: int, batch: int) -> list[torch.Generator] | None:
-        """One generator per row of the batch for the official sampling, which draws from the VAE's posterior."""
+    def posterior_generators(self, options: UpscaleOptions) -> list[torch.Generator] | None:
+        """The released code draws the LR latent anew for each half of the guidance batch."""
         if not self.options.official_sampling:
             return None
-        device = self.placement.device
-        return [torch.Generator(device).manual_seed((seed + 1 + row) % 2**63) for row in range(batch)]
+        batch, device = 2 if self.cfg_scale(options) > 1 else 1, self.placement.device
+        return [torch.Generator(device).manual_seed((options.seed + 1 + row) % 2**63) for row in range(batch)]
 
-    def noise(self, like: Tensor, seed: int) -> Tensor:
-        """(1, C, h, w) standard normal, float32."""
-        device = self.placement.device if self.options.official_sampling else torch.device("cpu")
-        generator = torch.Generator(device).manual_seed(seed % 2**63)
-        return torch.randn(1, *like.shape[1:], generator=generator, device=device).to(like.device)
-
-    def denoise(self, condition: Condition, sigmas: Tensor, seed: int, tiles: TileSizes, watch: Stopwatch) -> Tensor:
-        """The clean latent (1, C, h, w). A step that runs out of memory is repeated with smaller tiles."""
+    def denoise(
+        self,
+        prompt: Prompt,
+        work: Tensor,
+        lr_latent: Tensor,
+        options: UpscaleOptions,
+        tiles: TileSizes,
+        watch: Stopwatch,
+    ) -> Tensor:
+        """A step that runs out of memory is repeated with smaller tiles."""
+        condition = Condition(lr_latent, prompt.text_embeddings, prompt.pooled, self.cfg_scale(options))
+        generator = self.noise_generator(options)
+        noise = torch.randn(1, *lr_latent.shape[1:], generator=generator, device=generator.device).to(lr_latent.device)
         num_done = 0
 
         def on_tile(share: float) -> None:
@@ -264,11 +220,7 @@ class QualityUpscaler:
 
         with self.placement.use(self.denoiser):
             tiles.choose("denoise", free_bytes(self.placement.device))
-            return euler(velocity, self.noise(condition.lr_latent, seed), sigmas, on_step)
-
-    @staticmethod
-    def tell_tile(watch: Stopwatch, stage: str, begin: float, length: float, share: float) -> None:
-        watch.tell(stage, 0, begin + length * share)
+            return euler(velocity, noise, self.schedule.sigmas(watch.num_steps), on_step)
 
 
 def vae_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

@@ -16,7 +16,7 @@ from models.denoising.tiled import Place, blend_tiles, tile_places
 
 PIXELS = 8  # of the LR image per latent cell
 OnTile = Callable[[float], None]  # share of the step's tiles done, in (0, 1]; raise to cancel
-FusedTokensFn = Callable[[Place, int], Tensor | None]  # (tile, timestep) -> (1, P, 512), None: nothing is fused
+FusedTokensFn = Callable[[slice, slice, int], Tensor]  # (rows, columns of the tile, timestep) -> (1, P, 512)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Condition:
     image_tokens: Tensor | None  # (1, 145, 512), DAPE's; the same for every tile and both rows of the batch
     cfg_scale: float = 1.0  # read when B is 2
     conditioning_scale: float = 1.0
-    fused_tokens: FusedTokensFn = lambda place, timestep: None
+    fused_tokens: FusedTokensFn | None = None
 
     def tokens(self, place: Place, timestep: int) -> Tensor | None:
         """(1, any, 512): DAPE's and the fused ones of the tile, those that are there; None without either.
@@ -46,7 +46,8 @@ class Condition:
         How the paper joins its fused feature to Stable Diffusion 2 is not said. SeeSR's attention to image tokens takes
         any number of them, so appending changes no shape, and without fused tokens the network is SeeSR's.
         """
-        there = [t for t in (self.image_tokens, self.fused_tokens(place, timestep)) if t is not None]
+        fused = None if self.fused_tokens is None else self.fused_tokens(place[1], place[2], timestep)
+        there = [tokens for tokens in (self.image_tokens, fused) if tokens is not None]
         return torch.cat([t.to(there[0]) for t in there], 1) if there else None
 
 

@@ -4,17 +4,23 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, VQModel
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from models.backbones.fidelity import FUSION_FILE
 from models.backbones.sd21 import CONTROLNET, SD21, UNET, WEIGHTS_FILE
+from models.checkpoint import save_checkpoint
 from models.denoising.seesr.config import SeeSRConfig
 from models.denoising.seesr.networks import SeeSRControlNet, SeeSRUNet
+from models.fusion.experts import FusionConfig
+from models.fusion.image_tokens import ImageTokenConfig, ImageTokenFusion
 from models.modalities.dape.extractor import TAGS_FILE, THRESHOLDS_FILE
 from models.modalities.dape.network import TaggerConfig
 from models.modalities.dape.weights import LORA_FILE, LORA_RANK, RAM_FILE
+from models.routing.router import RouterConfig
+from models.sources import SOURCES
 from tests.unit.models.published_tiny import clip_vocabulary
 
 TAGGER = TaggerConfig(
@@ -126,6 +132,12 @@ def save_tagger(root: Path, config: TaggerConfig = TAGGER, threshold: float = 0.
     (root / THRESHOLDS_FILE).write_text(f"{threshold}\n" * len(TAGS))
 
 
+FUSION = ImageTokenConfig(
+    fusion=FusionConfig(width=16, num_heads=2, dino_channels=128),
+    router=RouterConfig(width=12, num_heads=2, num_layers=1),
+    map_channels=4,
+    max_tokens=40,
+)
 NETWORK = {
     "in_channels": 4,
     "block_out_channels": [8, 16],
@@ -203,3 +215,24 @@ def save_sd21(root: Path, seed: int = 0) -> None:
     CLIPTokenizer.from_pretrained(place, model_max_length=77, pad_token="<|endoftext|>").save_pretrained(place)
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
+
+
+def save_fusion(root: Path, seed: int = 0) -> None:
+    """Writes random fusion weights of ours into `root`/m3esr/fidelity."""
+    torch.manual_seed(seed)
+    (root / FUSION_FILE).parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(root / FUSION_FILE, ImageTokenFusion(FUSION).state_dict(), FUSION)
+
+
+def save_vqgan(root: Path, seed: int = 0) -> None:
+    """Writes a tiny VQGAN f16 in diffusers' layout, in the place of the original checkpoint."""
+    torch.manual_seed(seed)
+    VQModel(
+        block_out_channels=(4,) * 5,
+        down_block_types=("DownEncoderBlock2D",) * 5,
+        up_block_types=("UpDecoderBlock2D",) * 5,
+        layers_per_block=1,
+        latent_channels=FUSION.map_channels,
+        num_vq_embeddings=8,
+        norm_num_groups=2,
+    ).save_pretrained(root / SOURCES["vqgan"].folder)

@@ -162,8 +162,8 @@ def test_a_captioner_speaks_in_place_of_the_tags(root):
         def caption(self, lr_image):
             return f"a picture of {lr_image.shape[1]} by {lr_image.shape[0]}"
 
-    upscaler = load(root)
-    upscaler.captioner = Captioner()
+    upscaler = FidelityUpscaler.load(root, "cpu", BackboneOptions(), Captioner(), tagger=TAGGER)
+    upscaler.sampling = SMALL
     assert upscaler.upscale(picture(), replace(ONE_STEP, prompt="mine")).caption == "a picture of 25 by 18, mine"
 
 

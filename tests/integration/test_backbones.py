@@ -1,4 +1,4 @@
-"""`quality` on a tiny random checkpoint in the hub's layout: the command line, and service and worker together."""
+"""The public backbones on tiny random checkpoints in the hub's layout: command line, and service and worker."""
 
 import io
 import os
@@ -14,6 +14,7 @@ from m3esr import cli
 from tests.fakes import picture
 from tests.integration.serving import upload
 from tests.unit.models.published_tiny import save_denoiser, save_sd35
+from tests.unit.models.seesr_tiny import save_sd21, save_seesr
 
 WAIT_SECONDS = 120
 
@@ -23,19 +24,24 @@ def hub(tmp_path_factory):
     root = tmp_path_factory.mktemp("hub")
     save_denoiser(root)
     save_sd35(root, with_t5=False)
+    save_seesr(root)
+    save_sd21(root)
     return root
 
 
-def test_the_command_line_upscales_with_it(hub, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("profile", "note"), [("quality", "T5 is not installed"), ("fidelity", "RAM is not installed")]
+)
+def test_the_command_line_upscales_with_it(hub, tmp_path, monkeypatch, capsys, profile, note):
     source, target = tmp_path / "in.png", tmp_path / "out.png"
     source.write_bytes(picture(20, 12))
-    arguments = ["--profile", "quality", "--checkpoint", str(hub), "--num-steps", "2", "--prompt", "a bridge"]
+    arguments = ["--profile", profile, "--checkpoint", str(hub), "--num-steps", "2", "--prompt", "a bridge"]
     monkeypatch.setattr(sys, "argv", ["m3esr", "upscale", str(source), "-o", str(target), "--scale", "2", *arguments])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     told = capsys.readouterr()
     assert (ended.value.code or 0, told.out.split()) == (0, [str(target)])
-    assert "in.png: T5 is not installed" in " ".join(told.err.split())
+    assert f"in.png: {note}" in " ".join(told.err.split())
     with Image.open(target) as sr:
         assert sr.size == (40, 24)
         assert np.asarray(sr).std() > 1
