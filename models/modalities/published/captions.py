@@ -71,8 +71,11 @@ class LlavaCaptioner:
         bits: Literal[4, 8] | None = None,
         is_sampled: bool = False,
     ) -> "LlavaCaptioner":
-        """From a folder as the hub has it. bits: 8 or 4 for bitsandbytes' quantised weights (7 and 4 GB by
-        their count)."""
+        """From a folder as the hub has it.
+
+        bits: 8 or 4 for bitsandbytes' quantised weights, 7 and 4 GB by their count.
+        Raises ModuleNotFoundError when bits are asked for and bitsandbytes is not installed.
+        """
         from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
         options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
