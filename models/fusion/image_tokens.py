@@ -19,7 +19,6 @@ from models.fusion.tiled import PATCH
 from models.routing.router import RouterConfig, UncertaintyRouter
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class ImageTokenConfig:
     """Sizes; the defaults are for SeeSR, VQGAN f16 and DINOv3 ViT-B."""
