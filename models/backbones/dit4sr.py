@@ -54,7 +54,16 @@ def load_denoiser(
         published = set(network.state_dict()) - set(fused_names(network))
         if drop_dead:
             network.drop_dead_weights()
-    load_into(network, folder / WEIGHTS_FILE, torch.device(device), dtype, unread=published - set(network.state_dict()))
+    load_into(
+        network,
+        folder / WEIGHTS_FILE,
+        torch.device(device),
+        dtype,
+        unread=published - set(network.state_dict()),
+        elsewhere=fused_names(network),
+    )
+    if fused:
+        start_fused_group(network, torch.device(device), dtype)
     if drop_dead:
         network.pos_embed.keep_centre(TABLE_SIDE)
     return network.eval().requires_grad_(False)

@@ -117,3 +117,12 @@ def load_tokenizer(kind: Any, folder: Path) -> Any:
         return kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise ValueError(f"{folder} holds no tokenizer that can be read ({first_line(error)})") from error
+
+
+def silence_libraries() -> None:
+    """Turns off the progress bars that transformers and diffusers draw while loading: a log is no terminal."""
+    import diffusers
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()
