@@ -65,7 +65,9 @@ class UpscaleRequest(BaseModel):
         default=None, gt=0, le=1000, description="Output size in millions of pixels, aspect kept."
     )
     prompt: str = Field(default="", max_length=2000, description="What the picture shows; empty: captioned.")
-    negative_prompt: str = Field(default="", max_length=2000, description="What it must not look like.")
+    negative_prompt: str = Field(
+        default="", max_length=2000, description="What it must not look like; empty: the profile's."
+    )
     num_steps: int | None = Field(
         default=None, ge=1, le=100, description="Denoising steps; absent: the profile's default."
     )
@@ -77,7 +79,9 @@ class UpscaleRequest(BaseModel):
         default_factory=lambda: dict.fromkeys(MODALITIES, 1.0),
         description="Strength 0 to 2 per modality; absent or 0 is off.",
     )
-    color_correction: ColorCorrection = Field(default="wavelet", description="How colours are held to the input.")
+    color_correction: ColorCorrection | None = Field(
+        default=None, description="How colours are held to the input; absent: the profile's default."
+    )
     output_format: OutputFormat = Field(default="png", description="File format of the result.")
     quality: int | None = Field(
         default=None,

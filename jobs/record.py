@@ -126,6 +126,7 @@ class JobOutcome(_Frozen):
     timings: dict[str, float] = {}
     model: ModelInfo | None = None
     fusion: str | None = None
+    notes: tuple[str, ...] = ()
     caption: str | None = None
     seed: int | None = None
     error: ErrorInfo | None = None

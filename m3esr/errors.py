@@ -11,6 +11,12 @@ EXTRAS = {
     "safetensors": "worker",
     "tokenizers": "worker",
     "cv2": "worker",
+    "diffusers": "diffusion",
+    "transformers": "diffusion",
+    "accelerate": "diffusion",
+    "sentencepiece": "diffusion",
+    "huggingface_hub": "diffusion",
+    "bitsandbytes": "quantised",
 }
 
 

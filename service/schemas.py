@@ -123,6 +123,7 @@ class JobView(BaseModel):
     trust: Trust | None
     model: ModelInfo | None
     fusion: str | None = Field(description="`trained`, or `not installed`: then there are no weight maps.")
+    notes: list[str] = Field(description="What the run did otherwise than asked or published, and why.")
     caption: str | None
     seed: int
     error: ErrorInfo | None
@@ -160,7 +161,10 @@ class LicenceView(BaseModel):
 
 
 class ProfileView(BaseModel):
-    """One profile. is_served: this server offers it. num_ready_workers: that would take a job now."""
+    """One profile. is_served: this server offers it. num_ready_workers: that would take a job now.
+
+    is_installed: its weights come with the package, or a worker has loaded them. reason: if not, how to install it.
+    """
 
     name: str
     title: str
@@ -174,6 +178,7 @@ class ProfileView(BaseModel):
     max_scale: float
     num_steps: int
     cfg_scale: float
+    color_correction: str
     runs_on: str
     licences: list[LicenceView]
 
@@ -258,6 +263,7 @@ def view_job(context: Context, record: JobRecord, position: int | None = None) -
         trust=outcome.trust,
         model=outcome.model,
         fusion=outcome.fusion,
+        notes=list(outcome.notes),
         caption=outcome.caption,
         seed=record.options.seed if outcome.seed is None else outcome.seed,
         error=outcome.error,

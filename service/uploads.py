@@ -123,10 +123,11 @@ def check_offer(options: UpscaleRequest, settings: Settings) -> UpscaleRequest:
 
     Raises JobError invalid-option, unknown-profile or profile-not-installed.
     """
-    find_profile(options.profile)
-    if options.profile not in settings.profiles:
-        served = ", ".join(settings.profiles)
-        raise JobError("profile-not-installed", f"This server serves {served}.", field="profile")
+    profile = find_profile(options.profile)
+    if profile.name not in settings.profiles:
+        served = f"This server serves {', '.join(settings.profiles)}, not '{profile.name}'."
+        advice = f" To its operator: {profile.how_to_install}" if profile.how_to_install else ""
+        raise JobError("profile-not-installed", served + advice, field="profile")
     if options.ttl_seconds is not None and options.ttl_seconds > settings.ttl_seconds:
         raise JobError(
             "invalid-option",

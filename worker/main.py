@@ -50,11 +50,30 @@ log = structlog.get_logger(__name__)
 def load_upscaler(settings: Settings, profile: str) -> Upscaler:
     """The networks of `profile`. Raises SystemExit with one clear line when they cannot be had."""
     try:
+        from models.backbones.options import BackboneOptions
         from models.pipeline import Upscaler as Networks
     except ModuleNotFoundError as error:
         raise SystemExit(f"The worker needs {error.name}; install the extra: pip install 'm3esr[worker]'") from error
     try:
-        upscaler: Upscaler = Networks.load(profile=profile, device=settings.device, checkpoint=settings.checkpoint)
+        upscaler: Upscaler = Networks.load(
+            profile=profile,
+            device=settings.device,
+            checkpoint=settings.checkpoint,
+            backbone=BackboneOptions(
+                models_dir=settings.models_dir,
+                offload=settings.offload,
+                dtype=settings.dtype,
+                quality_weights=settings.quality_weights,
+                captions=settings.captions,
+                caption_bits=settings.caption_bits,
+                official_sampling=settings.official_sampling,
+                compile=settings.compile,
+            ),
+        )
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"'{profile}' needs {error.name}; install the extra: pip install 'm3esr[diffusion]'"
+        ) from error
     except (OSError, ValueError) as error:
         raise SystemExit(f"The networks of '{profile}' cannot be loaded: {error}") from error
     return upscaler
@@ -99,7 +118,8 @@ def new_worker_id() -> str:
 def warm_up(upscaler: Upscaler) -> None:
     """One small run, so that the first job does not pay for lazy allocation and kernels."""
     lr_image = np.full((WARM_UP_SIDE, WARM_UP_SIDE, 3), 0.5, dtype=np.float32)
-    upscaler.upscale(lr_image, results.upscale_options(UpscaleRequest(), WARM_UP_SIDE, WARM_UP_SIDE))
+    request = UpscaleRequest(num_steps=1)
+    upscaler.upscale(lr_image, results.upscale_options(request, WARM_UP_SIDE, WARM_UP_SIDE))
 
 
 def work(redis: RedisClient, profile: str, stop: StopFlag) -> None:

@@ -140,6 +140,7 @@ def build_outcome(
         timings={stage: round(seconds, 4) for stage, seconds in timings.items()},
         model=model_info(description),
         fusion=result.fusion,
+        notes=result.notes,
         caption=result.caption,
         seed=result.seed,
     )

@@ -27,7 +27,14 @@ def queue(redis, clock):
 
 @pytest.mark.parametrize(
     ("options", "passes"),
-    [({}, 1), ({"num_steps": 5}, 5), ({"num_steps": 5, "cfg_scale": 1}, 5), ({"num_steps": 5, "cfg_scale": 2}, 10)],
+    [
+        ({}, 1),
+        ({"num_steps": 5}, 5),
+        ({"num_steps": 5, "cfg_scale": 1}, 5),
+        ({"num_steps": 5, "cfg_scale": 2}, 10),
+        ({"profile": "quality"}, 80),
+        ({"profile": "quality", "cfg_scale": 1}, 40),
+    ],
 )
 def test_guidance_asks_the_denoiser_twice_a_step(options, passes):
     assert plan_work(UpscaleRequest(**options), 128, 128).num_passes == passes
