@@ -1,4 +1,4 @@
-"""A Redis that lets in only a user with a password, and to our names alone: API, queue and worker are content with it."""
+"""A Redis that lets in only a user with a password, and to our names alone, is enough for API, queue and worker."""
 
 import pytest
 from redis.exceptions import AuthenticationError, NoPermissionError

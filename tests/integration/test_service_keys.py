@@ -179,7 +179,7 @@ def test_anothers_job_answers_as_an_unknown_id_does(service, method, path, is_fi
 def test_ones_own_job_is_served_on_every_route(service):
     alice = make_key(service)
     job = run_a_job(service, alice)
-    for path in ("", "/result", "/result/link", "/maps/depth"):
+    for path in ("", "/result", "/maps/depth"):
         assert service.http.get(job["url"] + path, headers=alice).status_code == 200
     assert read_events(service.http, job["url"] + "/events", alice)[-1][2]["status"] == "succeeded"
     assert service.http.delete(job["url"], headers=alice).status_code == 204
