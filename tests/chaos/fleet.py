@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jobs import BlobStore, JobQueue, JobRecord, JobStatus, JobStore, connect, input_key, result_key
+from jobs import BlobStore, HeartbeatRegistry, JobQueue, JobRecord, JobStatus, JobStore, connect, input_key, result_key
 from jobs.keys import LEASES, OUTBOX
 from tests.chaos.processes import Service, Worker, wait_until
 from tests.conftest import RedisServer
@@ -109,6 +109,11 @@ class Fleet:
         """The worker that runs a job, by the process id in its name; None when its supervisor is dead already."""
         pid = int(str(record.holder).rsplit("-", 2)[1])
         return next((worker for worker in self.workers if worker.process.pid == pid), None)
+
+    def are_all_ready(self) -> bool:
+        """Whether every worker has loaded and warmed up."""
+        ready = {int(worker.id.rsplit("-", 2)[1]) for worker in HeartbeatRegistry(self.redis).ready("compact")}
+        return ready >= {worker.process.pid for worker in self.workers}
 
     def keep_busy(self, **options: Any) -> None:
         """Submit some jobs when few wait, so that a fault always finds some."""

@@ -21,6 +21,8 @@ def test_no_job_is_lost_when_workers_are_killed(fleet, whom):
     for _ in range(NUM_JOBS):
         fleet.submit(num_steps=4)
     for _ in range(num_faults := max(1, NUM_FAULTS // 3)):
+        # The seconds to a re-run are those until a worker has it, not those that a busy machine takes to start workers.
+        wait_until(fleet.are_all_ready, 90, "both workers are ready")
         fleet.keep_busy(num_steps=4)
         victim = wait_until(fleet.running, 60, "a job runs")
         worker = fleet.worker_of(victim) or randomness.choice(fleet.workers)
