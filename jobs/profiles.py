@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from jobs.errors import JobError
+from jobs.options import UpscaleRequest
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ def _pieces(length: int, piece: int, overlap: int) -> int:
 
 @dataclass(frozen=True)
 class Profile:
-    """One choice of networks. num_steps, cfg_scale: its defaults. reason: why it is not installed."""
+    """One choice of networks. num_steps, cfg_scale: its defaults; best_num_steps: of the preset `best`.
+
+    reason: why it is not installed.
+    """
 
     name: str
     title: str
@@ -60,10 +64,17 @@ class Profile:
     reason: str
     max_scale: float
     num_steps: int
+    best_num_steps: int
     cfg_scale: float
     runs_on: str
     licences: tuple[Licence, ...]
     tiling: Tiling = Tiling()
+
+    def steps_of(self, options: UpscaleRequest) -> int:
+        """Denoising steps of a request; 0: the coarse network alone."""
+        if options.num_steps is not None:
+            return options.num_steps
+        return {"fast": 0, "balanced": self.num_steps, "best": self.best_num_steps}[options.preset]
 
 
 _SD35 = Licence("Stable Diffusion 3.5 medium", "Stability AI Community License", "https://stability.ai/license", True)
@@ -88,6 +99,7 @@ PROFILES: dict[str, Profile] = {
         reason="",
         max_scale=4.0,
         num_steps=1,
+        best_num_steps=1,
         cfg_scale=1.0,
         runs_on="CPU in seconds; any GPU",
         licences=(Licence("all weights", "Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0", True),),
@@ -100,6 +112,7 @@ PROFILES: dict[str, Profile] = {
         reason=_NOT_YET,
         max_scale=4.0,
         num_steps=40,
+        best_num_steps=40,
         cfg_scale=8.0,
         runs_on="GPU, 24 GB and up",
         licences=(_SD35, _DIT4SR, _DINOV3),
@@ -112,6 +125,7 @@ PROFILES: dict[str, Profile] = {
         reason=_NOT_YET,
         max_scale=4.0,
         num_steps=50,
+        best_num_steps=50,
         cfg_scale=5.5,
         runs_on="GPU, 16 GB and up",
         licences=(_SD21, _SEESR, _DINOV3),

@@ -30,6 +30,11 @@ class Settings(BaseSettings):
         description="Profiles served, comma-separated; the first is the default of a request.",
     )
     device: str = Field(default="auto", description="Device of the worker: auto, cpu, cuda or cuda:N.")
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        default="auto",
+        description="Precision of the worker's transformer; auto: bf16 where the CPU has it and a probe at the start "
+        "finds it faster and right, fp32 elsewhere.",
+    )
     checkpoint: Path | None = Field(
         default=None, description="Weights the worker loads instead of those that come with the profile."
     )

@@ -28,7 +28,8 @@ Scale = Annotated[float | None, typer.Option(help="Output side over input side, 
 Width = Annotated[int | None, typer.Option(help="Output width in pixels.")]
 Height = Annotated[int | None, typer.Option(help="Output height in pixels.")]
 Seed = Annotated[int, typer.Option(help="Same seed and options, same picture.")]
-NumSteps = Annotated[int | None, typer.Option(help="Denoising steps.")]
+Preset = Annotated[str | None, typer.Option(help="fast (no diffusion), balanced or best.")]
+NumSteps = Annotated[int | None, typer.Option(help="Denoising steps, whatever the preset.")]
 Prompt = Annotated[str, typer.Option(help="What the picture shows; empty: captioned.")]
 Modalities = Annotated[str | None, typer.Option(help="NAME or NAME:STRENGTH (0 to 2), comma-separated, or none.")]
 Format = Annotated[str | None, typer.Option("--format", help="png, jpeg, webp, avif or tiff.")]
@@ -73,6 +74,7 @@ def run_upscale(
     width: Width = None,
     height: Height = None,
     seed: Seed = 0,
+    preset: Preset = None,
     num_steps: NumSteps = None,
     prompt: Prompt = "",
     modalities: Modalities = None,
@@ -89,6 +91,7 @@ def run_upscale(
         width=width,
         height=height,
         seed=seed,
+        preset=preset,
         num_steps=num_steps,
         prompt=prompt,
         modalities=modalities,
@@ -113,6 +116,7 @@ def run_submit(
     width: Width = None,
     height: Height = None,
     seed: Seed = 0,
+    preset: Preset = None,
     num_steps: NumSteps = None,
     prompt: Prompt = "",
     modalities: Modalities = None,
@@ -132,6 +136,7 @@ def run_submit(
         "width": width,
         "height": height,
         "seed": seed,
+        "preset": preset,
         "num_steps": num_steps,
         "prompt": prompt or None,
         "modalities": modalities,

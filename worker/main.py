@@ -54,7 +54,9 @@ def load_upscaler(settings: Settings, profile: str) -> Upscaler:
     except ModuleNotFoundError as error:
         raise SystemExit(f"The worker needs {error.name}; install the extra: pip install 'm3esr[worker]'") from error
     try:
-        upscaler: Upscaler = Networks.load(profile=profile, device=settings.device, checkpoint=settings.checkpoint)
+        upscaler: Upscaler = Networks.load(
+            profile=profile, device=settings.device, checkpoint=settings.checkpoint, dtype=settings.dtype
+        )
     except (OSError, ValueError) as error:
         raise SystemExit(f"The networks of '{profile}' cannot be loaded: {error}") from error
     return upscaler

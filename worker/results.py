@@ -58,6 +58,7 @@ def upscale_options(request: UpscaleRequest, lr_width: int, lr_height: int) -> A
         height=height,
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
+        preset=request.preset,
         num_steps=request.num_steps,
         cfg_scale=request.cfg_scale,
         seed=request.seed,
@@ -80,7 +81,7 @@ def render_map(name: str, values: FloatImage, size: tuple[int, int]) -> Rendered
     """
     values = np.ascontiguousarray(values, dtype=np.float32)
     info = summarise(values)
-    high = max(info.quantiles["p99"], 1e-6) if name == "uncertainty" else 1.0
+    high = max(info.quantiles["p99"], 1e-6) if name.startswith("uncertainty") else 1.0
     shrink = min(1.0, MAX_MAP_SIDE / max(size))
     drawn = (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
     file = io.BytesIO()

@@ -69,7 +69,7 @@ function choose(chosen) {
 function form() {
   const data = new FormData();
   data.append("file", file, file.name);
-  const fields = { profile: "profile", scale: "scale", num_steps: "num-steps", seed: "seed",
+  const fields = { profile: "profile", scale: "scale", preset: "preset", num_steps: "num-steps", seed: "seed",
     output_format: "output-format", prompt: "prompt" };
   for (const [name, id] of Object.entries(fields)) if ($(id).value) data.append(name, $(id).value);
   const strengths = [...$("modalities").querySelectorAll("input:checked")].map((box) => box.value);
@@ -209,7 +209,7 @@ function showMeans(maps) {
   const rows = Object.entries(maps).map(([name, map]) => {
     const mean = element("td", { className: "number", textContent: map.mean.toFixed(3) });
     // Uncertainty is not a share: it has no end of its scale to draw a bar against.
-    const bar = name === "uncertainty" ? "" : element("meter", { min: 0, max: 1, value: map.mean });
+    const bar = name.startsWith("uncertainty") ? "" : element("meter", { min: 0, max: 1, value: map.mean });
     return element("tr", {}, element("th", { textContent: name }), element("td", {}, bar), mean);
   });
   $("means").tBodies[0].replaceChildren(...rows);
