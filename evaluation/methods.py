@@ -1,4 +1,4 @@
-"""What can be evaluated: our profiles, and peers that are ONNX, TensorFlow or PyTorch files, or folders of finished images."""
+"""What can be evaluated: our profiles; peers that are ONNX, TensorFlow or PyTorch files; folders of finished images."""
 
 import hashlib
 import re
@@ -15,6 +15,7 @@ from PIL import Image
 from evaluation.data import to_bytes, to_float
 from evaluation.errors import EvaluationError
 from evaluation.scoring import file_sha256
+from evaluation.tensorflow_graph import rename_block_size
 from models.pipeline import WEIGHTS, Upscaler
 from models.requests import Preset, UpscaleOptions
 
@@ -104,7 +105,7 @@ def load_profile(method: Method) -> Upscale:
 
 
 def load_onnx(path: Path) -> Upscale:
-    """A network from RGB (1, 3, h, w) in [0, 1] to the same 4 times larger, run by onnxruntime on as many threads as torch."""
+    """A network from RGB (1, 3, h, w) in [0, 1] to the same 4 times larger, on as many threads as torch has."""
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
@@ -131,10 +132,12 @@ def load_tensorflow(path: Path) -> Upscale:
     """A luma network of OpenCV's dnn_superres, as FSRCNN: Y through the network, Cb and Cr by bicubic."""
     import cv2
 
-    cv2.setLogLevel(0)  # the importer of OpenCV 5 tries its new engine first and complains aloud
+    # OpenCV 5's new engine cannot read such files and says so at length; OpenCV 4 has only the classic one
+    classic = {"engine": cv2.dnn.ENGINE_CLASSIC} if hasattr(cv2.dnn, "ENGINE_CLASSIC") else {}
     try:
-        network = cv2.dnn.readNetFromTensorflow(str(path))
-    except cv2.error as error:
+        graph = np.frombuffer(rename_block_size(path.read_bytes()), np.uint8)
+        network = cv2.dnn.readNetFromTensorflow(graph, **classic)
+    except (cv2.error, ValueError) as error:
         raise EvaluationError(f"{path} cannot be loaded by OpenCV: {error}") from error
 
     def upscale(lr_image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,8 +1,8 @@
 """NIQE (Mittal, Soundararajan, Bovik 2013): how far an image's local statistics are from those of pristine photographs.
 
-Written from the paper. The pristine model (mean and covariance of 36 features) comes as an `.npz` with `mu_pris_param` and
-`cov_pris_param`, as BasicSR distributes it. As there, all patches count (the sharpness selection of the paper's training
-is not repeated at test time), on BT.601 luma. Lower is better.
+Written from the paper. The pristine model (mean and covariance of 36 features) comes as an `.npz` with `mu_pris_param`
+and `cov_pris_param`, as BasicSR distributes it. As there, all patches count (the paper selects sharp ones only for the
+pristine model), on BT.601 luma. Lower is better.
 """
 
 from math import gamma
@@ -92,7 +92,7 @@ def patch_features(patch: Plane) -> list[float]:
 
 
 def fit_asymmetric(values: Plane) -> tuple[float, float, float]:
-    """Asymmetric generalised Gaussian by moments: (shape, left scale, right scale); NaN scales where a side is empty."""
+    """Asymmetric generalised Gaussian by moments: (shape, left scale, right scale); NaN where a side is empty."""
     values = values.ravel()
     left_side, right_side = values[values < 0], values[values > 0]
     if not len(left_side) or not len(right_side):
@@ -110,7 +110,9 @@ def halve(y: Plane) -> Plane:
     """Half size by an antialiased bicubic filter (a = -0.5), the border mirrored, as MATLAB's imresize does it."""
     distance = np.abs(np.arange(-3.5, 4)) / 2  # of the 8 samples around each new one, in new pixels
     taps = np.where(
-        distance <= 1, 1.5 * distance**3 - 2.5 * distance**2 + 1, -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+        distance <= 1,
+        1.5 * distance**3 - 2.5 * distance**2 + 1,
+        -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2,
     )
     taps /= taps.sum()
     for axis in (0, 1):

@@ -1,4 +1,4 @@
-"""The six metrics of the paper's tables through `pyiqa`, an extra: LPIPS (AlexNet), LIQE, WaDIQaM, MUSIQ, CLIPIQA, HyperIQA.
+"""The paper's six metrics through `pyiqa`, an extra: LPIPS (AlexNet), LIQE, WaDIQaM, MUSIQ, CLIPIQA, HyperIQA.
 
 pyiqa fetches the weights of each metric at its first use, from where its authors put them; licences are theirs.
 """

@@ -39,7 +39,9 @@ def produce(method: Method, pairs: Sequence[Pair], folder: Path, threads: int, o
             on_done(*message)
     except EOFError:
         process.join()
-        raise EvaluationError(f"{method.name}: its process died ({process.exitcode}); is there memory enough?") from None
+        raise EvaluationError(
+            f"{method.name}: its process died ({process.exitcode}); is there memory enough?"
+        ) from None
     finally:
         process.terminate()
         process.join()

@@ -1,8 +1,8 @@
 """Runs methods over sets of pairs and scores them; what was done is kept, so a run that was cut off goes on.
 
-    OUT/<set>/<method>/<stem>.png    outputs (not for methods that are folders)
-    OUT/<set>/<method>/method.json   what made them, seconds per image, peak memory
-    OUT/<set>/<method>/scores.json   scores per image, with the hashes of the files they were taken from
+OUT/<set>/<method>/<stem>.png    outputs (not for methods that are folders)
+OUT/<set>/<method>/method.json   what made them, seconds per image, peak memory
+OUT/<set>/<method>/scores.json   scores per image, with the hashes of the files they were taken from
 """
 
 import json

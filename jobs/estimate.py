@@ -12,8 +12,8 @@ class Work:
     """What one image asks of the networks.
 
     num_tiles: denoised in each step, over all regions. megapixels: what leaves the networks before it is resized,
-    overlaps counted each time. num_passes: of the denoising network over each tile; guidance takes two a step, the preset
-    fast none.
+    overlaps counted each time. num_passes: of the denoising network over each tile; guidance takes two a step, the
+    preset fast none.
     """
 
     num_regions: int

@@ -68,7 +68,7 @@ class UpscaleRequest(BaseModel):
     negative_prompt: str = Field(default="", max_length=2000, description="What it must not look like.")
     preset: Preset = Field(
         default="balanced",
-        description="`fast`: the coarse network alone, no diffusion and no weight maps; `best`: more steps if they help.",
+        description="`fast`: the coarse network alone, no diffusion, no weight maps; `best`: more steps if they help.",
     )
     num_steps: int | None = Field(
         default=None, ge=1, le=100, description="Denoising steps, whatever the preset; absent: the preset's."

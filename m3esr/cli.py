@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from m3esr import keys
+from m3esr import keys, measure
 from m3esr.environment import read_settings
 from m3esr.errors import UserError, describe_os_error, missing_package
 
@@ -22,6 +22,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(keys.app, name="keys")
+for verb in (measure.evaluate, measure.audit, measure.bench):
+    app.command(verb.__name__)(verb)
 
 Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Instead of M3ESR_PORT.")]
 Scale = Annotated[float | None, typer.Option(help="Output side over input side, above 1, at most 4.")]

@@ -11,6 +11,8 @@ EXTRAS = {
     "safetensors": "worker",
     "tokenizers": "worker",
     "cv2": "worker",
+    "scipy": "evaluation",
+    "onnxruntime": "evaluation",
 }
 
 

@@ -1,7 +1,7 @@
 """In which precision the transformer computes: bfloat16 where the machine has it and it pays, float32 elsewhere.
 
-Only matrix products and convolutions of `REDUCED` parts are reduced. Coarse network, codec, uncertainty and colours decide
-the last digits of the picture and stay in float32, and so does perception, whose small depthwise filters gain nothing.
+Only matrix products and convolutions of `REDUCED` parts are reduced. Coarse network, codec, uncertainty and colours
+decide the last digits of the picture and stay in float32; so does perception with its small depthwise filters.
 """
 
 import copy

@@ -1,8 +1,8 @@
 """Calibrated uncertainty: from U (Eq. 13) and what the images look like around it to the expected absolute error.
 
-Not in the paper, which only routes by U. A monotone map of U alone would rank patches as U does; so the local gradient of
-coarse image and interpolation, the noise of the LR image and the brightness join it. The map is a log-linear regression
-with squares and products, fitted by `training.calibrate`, a few dozen numbers in a JSON file beside the weights.
+Not in the paper, which only routes by U. A monotone map of U alone would rank patches as U does; so the local gradient
+of coarse image and interpolation, the noise of the LR image and the brightness join it. The map is a log-linear
+regression with squares and products, fitted by `training.calibrate`: a small JSON file beside the weights.
 """
 
 import json
@@ -56,7 +56,8 @@ class UncertaintyCalibration:
 def load_calibration(folder: Path, sha256: str) -> UncertaintyCalibration | None:
     """The calibration beside a checkpoint, or None where there is none.
 
-    Raises ValueError when it is broken, or was fitted to other weights than those of `sha256`: its numbers would be wrong.
+    Raises ValueError when it is broken, or was fitted to other weights than those of `sha256`, whose errors it
+    cannot know.
     """
     path = folder / FILE
     if not path.exists():

@@ -66,7 +66,7 @@ def test_routing_off_uses_the_constants_and_shows_them(upscaler):
 def test_temperature_off_is_plain_attention_at_every_step(upscaler):
     lr_image = picture(16, 16)
     plain = upscaler.upscale(lr_image, UpscaleOptions(intervention=Intervention(temperature=1.0)))
-    assert set(sum((plain.temperatures[n] for n in ("depth", "dino")), [])) == {1.0}
+    assert {value for name in ("depth", "dino") for value in plain.temperatures[name]} == {1.0}
     default = upscaler.upscale(lr_image, UpscaleOptions())
     assert not np.array_equal(plain.sr_image, default.sr_image)
     with pytest.raises(ValueError, match="must be above 0"):
