@@ -38,7 +38,9 @@ class Table:
         for i, row in enumerate(self.rows):
             table.add_row(*(f"[bold]{cell}[/bold]" if (i, j) in self.bold else cell for j, cell in enumerate(row)))
         needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
-        console.print(table, width=needed, crop=False, soft_wrap=True)
+        if needed > console.width:
+            console = Console(file=console.file, width=needed)
+        console.print(table)
         for note in self.notes:
             console.print(note, style="dim", highlight=False)
 

@@ -29,7 +29,7 @@ class Column:
 COLUMNS = {
     "psnr_y": Column("PSNR-Y", 2, 1),
     "ssim_y": Column("SSIM-Y", 3, 1),
-    "lpips_squeeze": Column("LPIPS-squeeze", 3, -1),
+    "lpips_squeeze": Column("LPIPS-squeeze", 4, -1),
     "niqe": Column("NIQE", 2, -1),
     "gmsd": Column("GMSD", 3, -1),
     "grid": Column("grid", 3, -1),

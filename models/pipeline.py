@@ -72,16 +72,21 @@ class Upscaler:
         self.config: M3ESRConfig = network.config
         self.sha256 = sha256(source) if source is not None else ""
         self.calibration: UncertaintyCalibration | None = None
-        if source is not None:
-            self.calibration = load_calibration(source.parent, self.sha256)
 
     @classmethod
     def load(
-        cls, profile: str = "compact", device: str = "cpu", checkpoint: Path | None = None, dtype: str = "fp32"
+        cls,
+        profile: str = "compact",
+        device: str = "cpu",
+        checkpoint: Path | None = None,
+        dtype: str = "fp32",
+        *,
+        with_calibration: bool = True,
     ) -> "Upscaler":
         """Reads `<profile>.safetensors` and `tokenizer.json` from `checkpoint`, by default the repository's weights.
 
-        dtype: auto, bf16, fp16 or fp32, see models.precision. Raises ValueError, with what to do, when the profile is
+        dtype: auto, bf16, fp16 or fp32, see models.precision. with_calibration: read that of the uncertainty, if it is
+        there. Raises ValueError, with what to do, when the profile is
         unknown, its weights are missing or broken, or the device has no such dtype.
         """
         folder = checkpoint if checkpoint is not None else WEIGHTS / profile
@@ -94,7 +99,10 @@ class Upscaler:
         network.to(resolve_device(device)).eval()
         tile = network.config.sampler.tile
         network.use_dtype(choose_dtype(dtype, network.codec.basis.device, lambda: bf16_pays(network.denoiser, tile)))
-        return cls(network, Tokenizer.from_file(str(vocabulary)), profile, path)
+        upscaler = cls(network, Tokenizer.from_file(str(vocabulary)), profile, path)
+        if with_calibration:
+            upscaler.calibration = load_calibration(folder, upscaler.sha256)
+        return upscaler
 
     @property
     def device(self) -> torch.device:
