@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from evaluation.data import Pair, read_image, to_float
+from evaluation.gains import require_fusion
 from evaluation.methods import Method
 from models.configs import VISUAL_MODALITIES
 from models.pipeline import Upscaler
@@ -42,12 +43,12 @@ def intervene(method: Method, intervention: Intervention) -> Method:
 @torch.inference_mode()
 def measure_mean_weights(upscaler: Upscaler, pairs: Sequence[Pair]) -> dict[str, float]:
     """w_bar of the theorem: the router's mean weight per modality over these images."""
-    total = dict.fromkeys(VISUAL_MODALITIES, 0.0)
+    network, total = require_fusion(upscaler), dict.fromkeys(VISUAL_MODALITIES, 0.0)
     for pair in pairs:
         lr = torch.from_numpy(to_float(read_image(pair.lr))).permute(2, 0, 1)[None].to(upscaler.device)
         lr = lr[..., : lr.shape[-2] // 4 * 4, : lr.shape[-1] // 4 * 4]
-        _, _, uncertainty_map = upscaler.network.estimate(lr)
-        routed = upscaler.network.route(lr, uncertainty_map)
+        _, _, uncertainty_map = network.estimate(lr)
+        routed = network.route(lr, uncertainty_map)
         for name in total:
             total[name] += float(routed[name].mean())
     return {name: round(value / len(pairs), 6) for name, value in total.items()}

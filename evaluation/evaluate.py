@@ -86,10 +86,10 @@ class Evaluation:
 
     def mean_weights(self, pairs: list[Pair]) -> dict[str, float]:
         try:
-            upscaler = Upscaler.load(self.ours.profile, self.ours.device, self.ours.path)
-            return measure_mean_weights(upscaler, pairs)
-        except (ValueError, AttributeError) as error:
-            raise EvaluationError(f"{self.ours.name} has no fusion to take apart: {error}") from error
+            upscaler = Upscaler.load(self.ours.profile, device=self.ours.device, checkpoint=self.ours.path)
+        except ValueError as error:
+            raise EvaluationError(str(error)) from error
+        return measure_mean_weights(upscaler, pairs)
 
     def without(self, row: str, checkpoint: Path, mean_weights: dict[str, float]) -> Method:
         """The method of a network that was trained without the part of `row`, run as it was trained."""

@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evaluation.errors import EvaluationError
 from models.configs import VISUAL_MODALITIES
 from models.denoising.sampling import flow_sigmas
+from models.network import M3ESR
 from models.pipeline import Stopwatch, Upscaler, count_steps
 from models.region import Crops, Region, denoise
 from models.requests import UpscaleOptions
@@ -53,11 +55,12 @@ class GainMeter:
     """Measures scenes with one network. Not for two threads."""
 
     def __init__(self, upscaler: Upscaler, options: UpscaleOptions):
-        self.upscaler, self.network = upscaler, upscaler.network
-        self.options = options
+        self.upscaler, self.network, self.options = upscaler, require_fusion(upscaler), options
         num_steps = count_steps(options, upscaler.config.sampler)
         if not num_steps:
-            raise ValueError("preset fast runs no experts, so there is nothing to audit; use balanced or num_steps")
+            raise EvaluationError(
+                "preset fast runs no experts, so there is nothing to audit; use balanced or num_steps"
+            )
         self.sigmas = flow_sigmas(num_steps, upscaler.config.sampler.shift)
 
     @torch.no_grad()
@@ -129,6 +132,14 @@ class GainMeter:
             static_loss=float(loss.detach()),
             dynamic_loss=float(dynamic),
         )
+
+
+def require_fusion(upscaler: Upscaler) -> M3ESR:
+    """The network with its router and experts. Raises EvaluationError for a profile that has none of its own."""
+    network = getattr(upscaler, "network", None)
+    if not isinstance(network, M3ESR):
+        raise EvaluationError("this profile has no trained fusion to take apart; 'compact' has")
+    return network
 
 
 def to_rows(maps: list[Tensor]) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import get_args
 
 import numpy as np
@@ -62,7 +63,7 @@ def parse_method(text: str, device: str = "cpu", dtype: str = "fp32") -> Method:
             if preset and preset not in get_args(Preset):
                 raise EvaluationError(f"'{text}': no preset '{preset}'; there are {', '.join(get_args(Preset))}")
             options = UpscaleOptions(preset=preset) if preset else UpscaleOptions()
-            return Method(name=text, kind="profile", profile=name, options=options, device=device, dtype=dtype)
+            return profile_method(text, name, options, device, dtype)
         if text == "bicubic":
             return Method(name="bicubic", kind="bicubic")
         place = text.removeprefix("onnx:")
@@ -77,6 +78,17 @@ def parse_method(text: str, device: str = "cpu", dtype: str = "fp32") -> Method:
     if path.suffix not in KINDS:
         raise EvaluationError(f"'{text}': {path.name} is none of {' '.join(KINDS)}; {HOW}")
     return Method(name=name, kind=KINDS[path.suffix], path=path, device=device)
+
+
+def profile_method(
+    name: str, profile: str, options: UpscaleOptions, device: str, dtype: str, checkpoint: Path | None = None
+) -> Method:
+    """One of our profiles as a method."""
+    if profile == "compact" and dtype == "auto":
+        dtype = "fp32"  # pictures are kept and compared, and the probe might choose differently in the next run
+    return Method(
+        name=name, kind="profile", path=checkpoint, profile=profile, options=options, device=device, dtype=dtype
+    )
 
 
 def load_method(method: Method) -> Upscale:
@@ -97,7 +109,7 @@ def upscale_bicubic(lr_image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def load_profile(method: Method) -> Upscale:
     try:
-        upscaler = Upscaler.load(method.profile, method.device, method.path, method.dtype)
+        upscaler = Upscaler.load(method.profile, device=method.device, checkpoint=method.path, dtype=method.dtype)
     except ValueError as error:
         raise EvaluationError(str(error)) from error
     options = replace(method.options, scale=float(SCALE))
@@ -157,7 +169,7 @@ def load_torch(path: Path) -> Upscale:
 
     try:
         network = load_realesrgan(path)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, UnpicklingError) as error:
         raise EvaluationError(f"{path}: {error}") from error
 
     @torch.inference_mode()

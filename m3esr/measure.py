@@ -71,7 +71,7 @@ def evaluate(
             Run(out, scorer_of(lpips, niqe, paper_metrics), use_threads(threads), advance(bar)),
             find_sets(data, tuple(lr or ()), limit),
             ours,
-            tuple(parse_method(text, ours.device, ours.dtype) for text in against or ()),
+            tuple(parse_method(text, ours.device, settings.dtype) for text in against or ()),
             data.resolve().name,
             sheets,
             parse_trained_without(trained_without or []),
@@ -108,7 +108,7 @@ def audit(
         sets = find_sets(folder, (lr,) if lr else (), limit)
         name = list(sets)[-1]
         # float32: gradients through rounded products would measure the rounding
-        upscaler = Upscaler.load(profile, device_of(settings), checkpoint, "fp32")
+        upscaler = Upscaler.load(profile, device=device_of(settings), checkpoint=checkpoint, dtype="fp32")
         task = bar.add_task("audit", total=1.0)
         found = run_audit(
             upscaler,
@@ -150,7 +150,7 @@ def bench(
         methods = [parse_method(text, device, dtype) for text in against or ()]
         if folders := [method.name for method in methods if method.kind == "folder"]:
             raise UserError(f"{folders[0]} is a folder of outputs: there is nothing to time")
-        upscaler = Upscaler.load(profile, device, checkpoint, dtype)
+        upscaler = Upscaler.load(profile, device=device, checkpoint=checkpoint, dtype=dtype)
         lr_image = make_lr_image(to_float(read_image(SAMPLE)), size)
         peers = {method.name: load_method(method) for method in methods}
         task = bar.add_task("bench", total=1.0)
@@ -176,19 +176,11 @@ def device_of(settings: "Settings") -> str:
 
 def our_method(settings: "Settings", profile: str, checkpoint: Path | None, options: Any) -> Any:
     """The evaluated profile, named after its preset or steps where they are not the default."""
-    from evaluation.methods import Method
+    from evaluation.methods import profile_method
 
     steps = options.num_steps or (options.preset if options.preset != "balanced" else None)
-    return Method(
-        name=f"{profile}@{steps}" if steps else profile,
-        kind="profile",
-        path=checkpoint,
-        profile=profile,
-        options=options,
-        device=device_of(settings),
-        # pictures are kept and compared, and "auto" might choose differently in the next run
-        dtype="fp32" if settings.dtype == "auto" else settings.dtype,
-    )
+    name = f"{profile}@{steps}" if steps else profile
+    return profile_method(name, profile, options, device_of(settings), settings.dtype, checkpoint)
 
 
 def scorer_of(lpips: Path | None, niqe: Path | None, paper_metrics: bool) -> Any:
