@@ -40,6 +40,7 @@ def image(tmp_path):
         (["upscale", "IMAGE", "-o", "out.png", "--scale", "2", "--width", "20"], "give one of"),
         (["upscale", "IMAGE", "-o", "out.png", "--modalities", "smell"], "--modalities"),
         (["upscale", "IMAGE", "-o", "out", "--format", "bmp"], "--format"),
+        (["upscale", "IMAGE", "-o", "out.png", "--preset", "quick"], "--preset: Input should be"),
         (["upscale", "IMAGE", "-o", "out.png", "--profile", "quality"], "'quality' is not installed"),
         (["upscale", "IMAGE"], "Missing option"),
         (["submit", "missing.png", "--url", "http://127.0.0.1:1"], "missing.png: no such file"),
