@@ -1,6 +1,7 @@
 """m3esr evaluate, audit and bench: their files and tables, and what a person reads when something is wrong."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -53,6 +54,14 @@ def test_bench_prints_every_stage(monkeypatch, capsys, tmp_path):
     for stage in ("coarse", "perception", "routing", "denoising", "output", "whole", "peer bicubic"):
         assert stage in out
     assert json.loads(report.read_text())["lr_size"] == [20, 20]
+
+
+def test_an_image_without_evaluation_says_where_it_is(monkeypatch, capsys, data):
+    monkeypatch.setitem(sys.modules, "evaluation", None)
+    for name in [name for name in sys.modules if name.startswith("evaluation.")]:
+        monkeypatch.delitem(sys.modules, name)
+    code, _, err = run(monkeypatch, capsys, "audit", str(data))
+    assert code == 2 and "evaluation is not part of this image" in err
 
 
 @pytest.mark.parametrize(
