@@ -4,7 +4,6 @@ import io
 import json
 import math
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +135,13 @@ def test_the_bench_takes_turns_and_leaves_the_warm_up_out():
     upscale = upscaler.upscale
     upscaler.upscale = lambda *a: calls.append("ours") or upscale(*a)
     bench = Bench(
-        upscaler, np.zeros((16, 16, 3), np.float32), UpscaleOptions(), 2, 1, {"p": peer}, clock=count().__next__
+        upscaler,
+        np.zeros((16, 16, 3), np.float32),
+        UpscaleOptions(),
+        2,
+        1,
+        {"p": peer},
+        clock=iter([0, 100, 100, 200, *[0, 1, 1, 2] * 2]).__next__,
     )
     found = bench.run()
     assert calls == ["ours", "peer"] * 3
