@@ -106,6 +106,7 @@ def fidelity_parts() -> list[Part]:
 
 
 TOGETHER = ({"SeeSR UNet", "SeeSR ControlNet"}, {"DiT4SR", "fusion"})  # run in one stage
+WHOLE = {"RAM", "VAE of SD 2.1", "extractors"}  # never fetched layer by layer: `Placement.whole`
 RESIDENT = {"fusion"}  # never leaves the device
 
 
@@ -115,7 +116,7 @@ def weights_on_device(parts: list[Part], offload: str) -> int:
         return sum(part.num_bytes for part in parts)
     resident = sum(part.num_bytes for part in parts if part.name in RESIDENT)
     if offload == "sequential":
-        return resident + max(part.largest_layer for part in parts)
+        return resident + max(part.num_bytes if part.name in WHOLE else part.largest_layer for part in parts)
     stages = [{part.name} for part in parts] + [set(names) for names in TOGETHER]
     return (
         max(
