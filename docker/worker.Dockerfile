@@ -1,4 +1,5 @@
 # The worker: torch, the networks, the weights of `compact`. From the root: docker build -f docker/worker.Dockerfile .
+# With --build-arg EXTRAS=diffusion also what `quality` and `fidelity` need; their weights lie in a volume.
 ARG PYTHON_VERSION=3.11
 
 FROM python:${PYTHON_VERSION}-slim AS build
@@ -14,12 +15,14 @@ ARG TORCH_INDEX=
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
     pip install --no-deps ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$TORCH"
+# More of pyproject.toml's extras, comma-separated: diffusion, quantised.
+ARG EXTRAS=
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE NOTICE ./
 # Without our packages this installs what they need: a layer that a change of code does not build anew.
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
-    pip install ".[worker]"
+    pip install ".[worker${EXTRAS:+,$EXTRAS}]"
 COPY jobs jobs
 COPY models models
 COPY worker worker
@@ -31,9 +34,10 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
 FROM python:${PYTHON_VERSION}-slim
 # The same number as in the service's image: the two share a volume.
 RUN groupadd --gid 10001 m3esr && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent m3esr \
-    && install -d -o m3esr -g m3esr /var/lib/m3esr
+    && install -d -o m3esr -g m3esr /var/lib/m3esr /var/lib/m3esr-models
 COPY --from=build /opt/m3esr /opt/m3esr
 ENV PATH=/opt/m3esr/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 M3ESR_STORAGE_URL=/var/lib/m3esr
+ENV M3ESR_MODELS_DIR=/var/lib/m3esr-models
 USER m3esr
 WORKDIR /var/lib/m3esr
 EXPOSE 8001

@@ -86,8 +86,8 @@ class Evaluation:
 
     def mean_weights(self, pairs: list[Pair]) -> dict[str, float]:
         try:
-            upscaler = Upscaler.load(self.ours.profile, device=self.ours.device, checkpoint=self.ours.path)
-        except ValueError as error:
+            upscaler = Upscaler.load(self.ours.profile, self.ours.machine.device, self.ours.path)
+        except (ValueError, OSError) as error:
             raise EvaluationError(str(error)) from error
         return measure_mean_weights(upscaler, pairs)
 

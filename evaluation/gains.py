@@ -20,9 +20,10 @@ from evaluation.errors import EvaluationError
 from models.configs import VISUAL_MODALITIES
 from models.denoising.sampling import flow_sigmas
 from models.network import M3ESR
-from models.pipeline import Stopwatch, Upscaler, count_steps
+from models.pipeline import Upscaler, count_steps
 from models.region import Crops, Region, denoise
 from models.requests import UpscaleOptions
+from models.runs import Stopwatch
 
 LOSS = "mean |SR - HR| over RGB pixels in [0, 1], before colour correction and deblocking"
 PATCH = 16  # HR pixels per token side

@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import get_args
 
 import numpy as np
@@ -17,6 +16,7 @@ from evaluation.data import to_bytes, to_float
 from evaluation.errors import EvaluationError
 from evaluation.scoring import file_sha256
 from evaluation.tensorflow_graph import rename_block_size
+from models.backbones.options import BackboneOptions
 from models.pipeline import WEIGHTS, Upscaler
 from models.requests import Preset, UpscaleOptions
 
@@ -25,6 +25,15 @@ PROFILES = ("compact", "quality", "fidelity")
 KINDS = {".onnx": "onnx", ".pb": "tensorflow", ".pth": "torch", ".safetensors": "torch"}
 HOW = "a method is bicubic, a profile (compact, compact@fast), NAME=FILE (.onnx .pb .pth) or NAME=FOLDER of outputs"
 Upscale = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]  # LR (H, W, 3) -> SR (4H, 4W, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where and how a profile runs. dtype: of `compact`; backbone: of `quality` and `fidelity`."""
+
+    device: str = "cpu"
+    dtype: str = "fp32"
+    backbone: BackboneOptions = field(default_factory=BackboneOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +48,11 @@ class Method:
     path: Path | None = None
     profile: str = ""
     options: UpscaleOptions = field(default_factory=UpscaleOptions)
-    device: str = "cpu"
-    dtype: str = "fp32"
+    machine: Machine = Machine()
 
     def identity(self) -> str:
         """Changes with whatever changes the pictures, so that those of two runs are never mixed."""
-        parts = [self.kind, self.profile, repr(self.options), self.device, self.dtype]
+        parts = [self.kind, self.profile, repr(self.options), repr(self.machine)]
         if self.kind == "profile":
             folder = self.path or WEIGHTS / self.profile
             files = [path for path in sorted(folder.glob("*")) if path.is_file()] if folder.is_dir() else []
@@ -54,7 +62,7 @@ class Method:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def parse_method(text: str, device: str = "cpu", dtype: str = "fp32") -> Method:
+def parse_method(text: str, machine: Machine = Machine()) -> Method:
     """A method from the command line. Raises EvaluationError, which says what there is."""
     name, separator, place = text.partition("=")
     if not separator:
@@ -63,7 +71,7 @@ def parse_method(text: str, device: str = "cpu", dtype: str = "fp32") -> Method:
             if preset and preset not in get_args(Preset):
                 raise EvaluationError(f"'{text}': no preset '{preset}'; there are {', '.join(get_args(Preset))}")
             options = UpscaleOptions(preset=preset) if preset else UpscaleOptions()
-            return profile_method(text, name, options, device, dtype)
+            return profile_method(text, name, options, machine)
         if text == "bicubic":
             return Method(name="bicubic", kind="bicubic")
         place = text.removeprefix("onnx:")
@@ -77,18 +85,19 @@ def parse_method(text: str, device: str = "cpu", dtype: str = "fp32") -> Method:
         raise EvaluationError(f"'{text}': no file or folder {path}; {HOW}")
     if path.suffix not in KINDS:
         raise EvaluationError(f"'{text}': {path.name} is none of {' '.join(KINDS)}; {HOW}")
-    return Method(name=name, kind=KINDS[path.suffix], path=path, device=device)
+    return Method(name=name, kind=KINDS[path.suffix], path=path)
 
 
 def profile_method(
-    name: str, profile: str, options: UpscaleOptions, device: str, dtype: str, checkpoint: Path | None = None
+    name: str, profile: str, options: UpscaleOptions, machine: Machine, checkpoint: Path | None = None
 ) -> Method:
-    """One of our profiles as a method."""
-    if profile == "compact" and dtype == "auto":
-        dtype = "fp32"  # pictures are kept and compared, and the probe might choose differently in the next run
-    return Method(
-        name=name, kind="profile", path=checkpoint, profile=profile, options=options, device=device, dtype=dtype
-    )
+    """One of our profiles as a method. Raises EvaluationError on a preset that it has not."""
+    if options.preset == "fast" and options.num_steps is None and profile != "compact":
+        raise EvaluationError(f"'{profile}' has no preset fast; 'compact' has")
+    if profile == "compact" and machine.dtype == "auto":
+        # pictures are kept and compared, and the probe might choose differently in the next run
+        machine = replace(machine, dtype="fp32")
+    return Method(name=name, kind="profile", path=checkpoint, profile=profile, options=options, machine=machine)
 
 
 def load_method(method: Method) -> Upscale:
@@ -109,8 +118,9 @@ def upscale_bicubic(lr_image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def load_profile(method: Method) -> Upscale:
     try:
-        upscaler = Upscaler.load(method.profile, device=method.device, checkpoint=method.path, dtype=method.dtype)
-    except ValueError as error:
+        machine = method.machine
+        upscaler = Upscaler.load(method.profile, machine.device, method.path, machine.dtype, machine.backbone)
+    except (ValueError, OSError) as error:
         raise EvaluationError(str(error)) from error
     options = replace(method.options, scale=float(SCALE))
     return lambda lr_image: to_bytes(upscaler.upscale(to_float(lr_image), options).sr_image)
@@ -164,15 +174,14 @@ def load_tensorflow(path: Path) -> Upscale:
 
 
 def load_torch(path: Path) -> Upscale:
-    """Real-ESRGAN's and BSRGAN's published networks."""
-    from models.routing.realesrgan import load_realesrgan
+    """Real-ESRGAN's and BSRGAN's published networks, the whole image at once, as their authors do by default."""
+    from models.routing.published import load_super_resolver
 
     try:
-        network = load_realesrgan(path)
-    except (ValueError, OSError, RuntimeError, UnpicklingError) as error:
-        raise EvaluationError(f"{path}: {error}") from error
+        network = load_super_resolver(path)
+    except (ValueError, OSError) as error:
+        raise EvaluationError(str(error)) from error
 
-    @torch.inference_mode()
     def upscale(lr_image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         sr_image = network(torch.from_numpy(to_float(lr_image)).permute(2, 0, 1)[None])
         return to_bytes(sr_image[0].permute(1, 2, 0).numpy())

@@ -23,11 +23,16 @@ class Work:
 
 
 def plan_work(options: UpscaleRequest, width: int, height: int) -> Work:
-    """The work of an input of width x height pixels. The profile must be in the catalogue (KeyError)."""
+    """The work of an input of width x height pixels.
+
+    The profile must be in the catalogue (KeyError) and the size asked for within reach (JobError invalid-option).
+    """
     profile = PROFILES[options.profile]
-    num_regions, num_tiles, num_pixels = profile.tiling.count(width, height)
+    answer = options.output_size(width, height)
+    upscale = max(1.0, answer[0] / width, answer[1] / height)
+    num_regions, num_tiles, num_pixels = profile.tiling.count(width, height, upscale)
     num_steps = profile.steps_of(options)
-    is_guided = (options.cfg_scale or 1.0) > 1
+    is_guided = (options.cfg_scale or profile.cfg_scale) > 1
     return Work(num_regions, num_tiles, num_pixels / 1e6, num_steps * (2 if is_guided else 1))
 
 

@@ -11,6 +11,7 @@ ColorCorrection = Literal["wavelet", "adain", "none"]
 Preset = Literal["fast", "balanced", "best"]
 OutputFormat = Literal["png", "jpeg", "webp", "avif", "tiff"]
 WebhookEvent = Literal["job.succeeded", "job.failed", "job.canceled"]
+Priority = Literal["low", "normal", "high"]
 
 WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = get_args(WebhookEvent)
 MODALITIES = ("segmentation", "depth", "edge", "dino", "text")
@@ -65,7 +66,9 @@ class UpscaleRequest(BaseModel):
         default=None, gt=0, le=1000, description="Output size in millions of pixels, aspect kept."
     )
     prompt: str = Field(default="", max_length=2000, description="What the picture shows; empty: captioned.")
-    negative_prompt: str = Field(default="", max_length=2000, description="What it must not look like.")
+    negative_prompt: str = Field(
+        default="", max_length=2000, description="What it must not look like; empty: the profile's."
+    )
     preset: Preset = Field(
         default="balanced",
         description="`fast`: the coarse network alone, no diffusion, no weight maps; `best`: more steps if they help.",
@@ -81,7 +84,9 @@ class UpscaleRequest(BaseModel):
         default_factory=lambda: dict.fromkeys(MODALITIES, 1.0),
         description="Strength 0 to 2 per modality; absent or 0 is off.",
     )
-    color_correction: ColorCorrection = Field(default="wavelet", description="How colours are held to the input.")
+    color_correction: ColorCorrection | None = Field(
+        default=None, description="How colours are held to the input; absent: the profile's default."
+    )
     output_format: OutputFormat = Field(default="png", description="File format of the result.")
     quality: int | None = Field(
         default=None,
@@ -96,6 +101,10 @@ class UpscaleRequest(BaseModel):
         ge=60,
         le=30 * 86_400,
         description="How long the finished job is kept; absent: the server's.",
+    )
+    priority: Priority = Field(
+        default="normal",
+        description="Place among your own waiting jobs; jobs of other API keys are passed by no priority.",
     )
     webhook_url: str | None = Field(
         default=None, max_length=2048, description="Told when the job ends, by a signed POST (Standard Webhooks)."

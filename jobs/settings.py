@@ -30,13 +30,41 @@ class Settings(BaseSettings):
         description="Profiles served, comma-separated; the first is the default of a request.",
     )
     device: str = Field(default="auto", description="Device of the worker: auto, cpu, cuda or cuda:N.")
+    checkpoint: Path | None = Field(
+        default=None,
+        description="Weights the worker loads instead of the profile's own: for `compact` a folder of its two files, "
+        "else a folder like M3ESR_MODELS_DIR.",
+    )
+    models_dir: Path = Field(
+        default=Path("~/.cache/m3esr/models"),
+        description="Folder of the public weights: owner/repository/path as on the hub.",
+    )
+    offload: Literal["none", "model", "sequential"] = Field(
+        default="none",
+        description="How `quality` and `fidelity` save GPU memory: none; model: a network lies there while it runs; "
+        "sequential: every layer does, slowest.",
+    )
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         default="auto",
-        description="Precision of the worker's transformer; auto: bf16 where the CPU has it and a probe at the start "
-        "finds it faster and right, fp32 elsewhere.",
+        description="Precision of the transformer. auto: `quality` and `fidelity` bf16 on a GPU, fp32 on a CPU; "
+        "`compact` bf16 on a CPU that has it, where a probe at the start finds it faster and right, else fp32.",
     )
-    checkpoint: Path | None = Field(
-        default=None, description="Weights the worker loads instead of those that come with the profile."
+    quality_weights: Literal["dit4sr_r1", "dit4sr_q", "dit4sr_f"] = Field(
+        default="dit4sr_r1", description="Which of DiT4SR's published weights `quality` runs."
+    )
+    captions: Literal["llava", "blip", "none"] = Field(
+        default="none", description="Who writes the caption of an image without a prompt for `quality` and `fidelity`."
+    )
+    caption_bits: Literal["16", "8", "4"] = Field(
+        default="16", description="Bits per weight of the `llava` captioner; 8 and 4 need bitsandbytes and a GPU."
+    )
+    official_sampling: bool = Field(
+        default=False,
+        description="Let `quality` and `fidelity` draw where the released scripts draw, not one picture per seed.",
+    )
+    compile: bool = Field(
+        default=False,
+        description="torch.compile the denoiser of `quality`: a first image of minutes, the others faster.",
     )
     max_upload_bytes: int = Field(
         default=32 * 2**20, gt=0, description="Largest body of a request, in bytes; of a batch with all its files."
@@ -86,6 +114,14 @@ class Settings(BaseSettings):
     webhook_allow_http: bool = Field(default=False, description="Send webhooks to http:// addresses too.")
     webhook_allow_private: bool = Field(
         default=False, description="Send webhooks to loopback and private addresses too, for receivers on premises."
+    )
+    allow_url_input: bool = Field(
+        default=False, description="Take a `url` instead of a `file`: the API fetches the image, from public addresses."
+    )
+    url_input_seconds: float = Field(default=10.0, gt=0, description="Time that one such image may take to fetch.")
+    url_input_allow_http: bool = Field(default=False, description="Fetch images from http:// addresses too.")
+    url_input_allow_private: bool = Field(
+        default=False, description="Fetch images from loopback and private addresses too, for servers on premises."
     )
     worker_metrics_host: str = Field(default="127.0.0.1", description="Address of the worker's /metrics.")
     worker_metrics_port: int = Field(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from m3esr import keys, measure
+from m3esr import keys, measure, weights
 from m3esr.environment import read_settings
 from m3esr.errors import UserError, describe_os_error, missing_package
 
@@ -22,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(keys.app, name="keys")
+app.add_typer(weights.app, name="models")
 for verb in (measure.evaluate, measure.audit, measure.bench):
     app.command(verb.__name__)(verb)
 
@@ -36,6 +37,13 @@ Prompt = Annotated[str, typer.Option(help="What the picture shows; empty: captio
 Modalities = Annotated[str | None, typer.Option(help="NAME or NAME:STRENGTH (0 to 2), comma-separated, or none.")]
 Format = Annotated[str | None, typer.Option("--format", help="png, jpeg, webp, avif or tiff.")]
 Maps = Annotated[Path | None, typer.Option("--maps", help="Folder for the weight and uncertainty maps.")]
+CfgScale = Annotated[float | None, typer.Option(help="Guidance, 1 (off) to 20.")]
+NegativePrompt = Annotated[str | None, typer.Option(help="What the picture must not look like.")]
+ColorCorrection = Annotated[str | None, typer.Option(help="wavelet, adain or none.")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Instead of M3ESR_CHECKPOINT: weights, or a models folder."),
+]
 ProfileName = Annotated[str | None, typer.Option("--profile", help="Networks to use; see m3esr profiles.")]
 
 
@@ -79,9 +87,13 @@ def run_upscale(
     preset: Preset = None,
     num_steps: NumSteps = None,
     prompt: Prompt = "",
+    negative_prompt: NegativePrompt = None,
+    cfg_scale: CfgScale = None,
+    color_correction: ColorCorrection = None,
     modalities: Modalities = None,
     output_format: Format = None,
     profile: ProfileName = None,
+    checkpoint: Checkpoint = None,
 ) -> None:
     """Upscale images here and now, without Redis or server."""
     from m3esr import local
@@ -96,12 +108,20 @@ def run_upscale(
         preset=preset,
         num_steps=num_steps,
         prompt=prompt,
+        negative_prompt=negative_prompt,
+        cfg_scale=cfg_scale,
+        color_correction=color_correction,
         modalities=modalities,
         output_format=chosen,
         profile=profile,
     )
     plans = local.make_plan(sources, output, maps, request.output_format)
-    _upscale_all(plans, request, read_settings())
+    settings = read_settings()
+    if checkpoint is not None:
+        if not checkpoint.is_dir():
+            raise UserError(f"{checkpoint}: no such folder")
+        settings = settings.model_copy(update={"checkpoint": checkpoint})
+    _upscale_all(plans, request, settings)
 
 
 @app.command("submit")
@@ -159,14 +179,18 @@ def run_profiles() -> None:
     from rich.table import Table
 
     from jobs import PROFILES
+    from models import catalogue
 
+    settings = read_settings()
+    root = (settings.checkpoint or settings.models_dir).expanduser()
     table = Table("profile", "what", "runs on", "installed", "licences")
     for profile in PROFILES.values():
         licences = "\n".join(
             f"{licence.part}: {licence.name}" + ("" if licence.is_commercial_use_allowed else " (NON-COMMERCIAL)")
             for licence in profile.licences
         )
-        installed = "yes" if profile.is_installed else "no"
+        is_installed = profile.is_bundled or not catalogue.missing(root, profile.name)
+        installed = "yes" if is_installed else f"m3esr models pull {profile.name}"
         table.add_row(profile.name, profile.description, profile.runs_on, installed, licences)
     Console().print(table)
 
@@ -244,7 +268,7 @@ def _upscale_all(plans: list[Any], request: "UpscaleRequest", settings: "Setting
             def show(event: Any, bar: Any = bar) -> None:
                 progress.update(bar, completed=event.fraction)
 
-            written = upscale_file(plan, request, upscaler, settings, show)
+            written = upscale_file(plan, request, upscaler, settings, show, console.print)
             progress.update(bar, completed=1.0)
             for path in written:
                 typer.echo(str(path))

@@ -13,6 +13,12 @@ EXTRAS = {
     "cv2": "worker",
     "scipy": "evaluation",
     "onnxruntime": "evaluation",
+    "diffusers": "diffusion",
+    "transformers": "diffusion",
+    "accelerate": "diffusion",
+    "sentencepiece": "diffusion",
+    "huggingface_hub": "diffusion",
+    "bitsandbytes": "quantised",
 }
 
 

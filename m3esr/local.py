@@ -77,8 +77,12 @@ def upscale_file(
     upscaler: Any,
     settings: Settings,
     on_progress: Callable[[Any], None],
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> list[Path]:
-    """Upscale one file as the worker would; the files written. Raises UserError, OSError."""
+    """Upscale one file as the worker would; the files written. on_note: told what the run did otherwise than asked.
+
+    Raises UserError, OSError.
+    """
     from worker import results  # heavy: models come with it
 
     try:
@@ -89,6 +93,8 @@ def upscale_file(
         image = results.encode(result, request, source)
     except JobError as error:
         raise UserError(f"{plan.source}: {error.detail}") from error
+    for note in result.notes:
+        on_note(f"{plan.source.name}: {note}")
     write_atomically(plan.target, image)
     written = [plan.target]
     if plan.maps_folder is not None:

@@ -71,7 +71,7 @@ def evaluate(
             Run(out, scorer_of(lpips, niqe, paper_metrics), use_threads(threads), advance(bar)),
             find_sets(data, tuple(lr or ()), limit),
             ours,
-            tuple(parse_method(text, ours.device, settings.dtype) for text in against or ()),
+            tuple(parse_method(text, machine_of(settings)) for text in against or ()),
             data.resolve().name,
             sheets,
             parse_trained_without(trained_without or []),
@@ -144,13 +144,14 @@ def bench(
         from evaluation.data import read_image, to_float
         from evaluation.methods import load_method, parse_method
         from models.pipeline import Upscaler
+        from worker.main import backbone_options
 
         use_threads(threads)
-        device, dtype = device_of(settings), settings.dtype
-        methods = [parse_method(text, device, dtype) for text in against or ()]
+        methods = [parse_method(text, machine_of(settings)) for text in against or ()]
         if folders := [method.name for method in methods if method.kind == "folder"]:
             raise UserError(f"{folders[0]} is a folder of outputs: there is nothing to time")
-        upscaler = Upscaler.load(profile, device=device, checkpoint=checkpoint, dtype=dtype)
+        device, dtype = device_of(settings), settings.dtype
+        upscaler = Upscaler.load(profile, device, checkpoint, dtype, backbone_options(settings))
         lr_image = make_lr_image(to_float(read_image(SAMPLE)), size)
         peers = {method.name: load_method(method) for method in methods}
         task = bar.add_task("bench", total=1.0)
@@ -169,9 +170,17 @@ def options_of(preset: str, num_steps: int | None, seed: int) -> Any:
 
 
 def device_of(settings: "Settings") -> str:
-    from models.pipeline import resolve_device
+    from models.runs import resolve_device
 
     return str(resolve_device(settings.device))
+
+
+def machine_of(settings: "Settings") -> Any:
+    """Where and how profiles run, as the worker would run them."""
+    from evaluation.methods import Machine
+    from worker.main import backbone_options
+
+    return Machine(device=device_of(settings), dtype=settings.dtype, backbone=backbone_options(settings))
 
 
 def our_method(settings: "Settings", profile: str, checkpoint: Path | None, options: Any) -> Any:
@@ -180,7 +189,7 @@ def our_method(settings: "Settings", profile: str, checkpoint: Path | None, opti
 
     steps = options.num_steps or (options.preset if options.preset != "balanced" else None)
     name = f"{profile}@{steps}" if steps else profile
-    return profile_method(name, profile, options, device_of(settings), settings.dtype, checkpoint)
+    return profile_method(name, profile, options, machine_of(settings), checkpoint)
 
 
 def scorer_of(lpips: Path | None, niqe: Path | None, paper_metrics: bool) -> Any:

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from zipfile import is_zipfile
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 Config = TypeVar("Config")
@@ -47,6 +49,31 @@ def read_tensors(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, Te
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+
+
+def read_foreign(path: Path) -> Mapping[str, Any]:
+    """The content of a checkpoint that others saved: .safetensors, else anything that torch saved.
+
+    A pickle may run code, so only tensors and plain containers are read (`weights_only`). Raises ValueError, with
+    what to do, when the file is missing, broken or holds anything else.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; put the published file there")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # mapped: of a checkpoint with its optimizer, only what is asked for is read from the disk
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except Exception as error:  # a broken file fails in pickle, zip, struct or torch, each with its own class
+        raise ValueError(f"{path} cannot be read as weights ({first_line(error)}); fetch it again") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not weights by name; fetch it again")
+    return content
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the pages of advice that torch puts around it."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def sha256(path: Path) -> str:

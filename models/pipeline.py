@@ -1,10 +1,7 @@
 """The one door to the networks: load a profile once, then upscale any number of images with it."""
 
 import math
-import time
 from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from models.backbones.options import BackboneOptions
+from models.catalogue import MissingWeightsError
 from models.checkpoint import read_config, read_tensors, sha256
 from models.colour import correct_colour
 from models.configs import VISUAL_MODALITIES, M3ESRConfig, SamplerConfig
@@ -27,9 +26,10 @@ from models.network import M3ESR, SCALE
 from models.precision import bf16_pays, choose_dtype
 from models.preview import OnPreview, PreviewCanvas
 from models.region import CELLS, Region, crop, denoise
-from models.requests import OnProgress, ProgressEvent, UpscaleOptions, UpscaleResult
+from models.requests import OnProgress, UpscaleOptions, UpscaleResult
 from models.resize import resize
 from models.routing.calibration import UncertaintyCalibration, load_calibration, measure
+from models.runs import Stopwatch, check_image, measure_trust, output_size, resolve_device, to_answer, to_tensor
 from models.tiling import BlendAccumulator, plan_tiles
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -37,30 +37,7 @@ PATCH = 4  # LR pixels per token side
 REGION, REGION_OVERLAP = 32, 4  # tokens per side: 128 LR px, the size that the extractors were trained on
 MIN_SIDE = 16  # LR pixels; smaller images are continued at their border
 OVERVIEW_SIDE = 128
-
-
-@dataclass
-class Stopwatch:
-    """Seconds per stage, and progress that is told to the caller."""
-
-    on_progress: OnProgress | None
-    num_regions: int
-    num_steps: int
-    seconds: dict[str, float] = field(default_factory=dict)
-    region: int = 0
-
-    @contextmanager
-    def stage(self, name: str, begin: float) -> Any:
-        """Times a stage; `begin` is its place in the region's share of the work, 0..1."""
-        self.tell(name, 0, begin)
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
-
-    def tell(self, stage: str, step: int, share: float) -> None:
-        if self.on_progress is not None:
-            fraction = min(1.0, (self.region + share) / self.num_regions)
-            self.on_progress(ProgressEvent(stage, step, self.num_steps, fraction))
+BACKBONES = ("quality", "fidelity")
 
 
 class Upscaler:
@@ -80,15 +57,27 @@ class Upscaler:
         device: str = "cpu",
         checkpoint: Path | None = None,
         dtype: str = "fp32",
+        backbone: BackboneOptions | None = None,
         *,
         with_calibration: bool = True,
-    ) -> "Upscaler":
-        """Reads `<profile>.safetensors` and `tokenizer.json` from `checkpoint`, by default the repository's weights.
+    ) -> Any:
+        """The networks of a profile: this class, or for a public backbone another one with the same methods.
 
-        dtype: auto, bf16, fp16 or fp32, see models.precision. with_calibration: read that of the uncertainty, if it is
-        there. Raises ValueError, with what to do, when the profile is
-        unknown, its weights are missing or broken, or the device has no such dtype.
+        Args:
+            checkpoint: a folder with `<profile>.safetensors` and `tokenizer.json`, by default the repository's; for a
+                public backbone a models folder instead of `backbone.models_dir`.
+            dtype: auto, bf16, fp16 or fp32, of `compact`; see models.precision.
+            backbone: how a public backbone is loaded and held, its dtype included.
+            with_calibration: read that of the uncertainty, if it is there.
+
+        Raises:
+            ValueError: tells what to do when the profile is unknown, its weights are broken or missing, or the device
+                has no such dtype.
+            MissingWeightsError: names the command that fetches the weights of a public backbone.
         """
+        if profile in BACKBONES:
+            options = backbone or BackboneOptions()
+            return load_backbone(profile, checkpoint or options.root, device, options)
         folder = checkpoint if checkpoint is not None else WEIGHTS / profile
         path, vocabulary = folder / f"{profile}.safetensors", folder / "tokenizer.json"
         for needed in (path, vocabulary):
@@ -134,11 +123,9 @@ class Upscaler:
 
         on_preview: told the coarse image, small, after each region's; it changes nothing of the result.
         """
-        if lr_image.ndim != 3 or lr_image.shape[2] != 3 or lr_image.size == 0:
-            raise ValueError(f"lr_image has shape {lr_image.shape}; expected (H, W, 3), alpha is handled apart")
+        check_image(lr_image)
         height, width = lr_image.shape[:2]
-        pixels = np.array(lr_image, dtype=np.float32, order="C")  # a copy: decoders may hand out read-only memory
-        lr = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.device)
+        lr = to_tensor(lr_image, self.device)
         lr = pad_to(lr, max(height, MIN_SIDE), max(width, MIN_SIDE))
         rows, columns = math.ceil(lr.shape[-2] / PATCH), math.ceil(lr.shape[-1] / PATCH)
         lr = pad_to(lr, rows * PATCH, columns * PATCH)
@@ -234,7 +221,7 @@ class Upscaler:
         """What the networks restored, joined to the interpolation, in its colours: (1, 3, H, W) in [0, 1]."""
         restored = smooth(sr - upscaled, self.config.sampler.restoration_blur)
         sr = upscaled + self.restored_share(uncertainty_map) * restored
-        return correct_colour(sr.clamp(0, 1), upscaled, options.color_correction).clamp(0, 1)
+        return correct_colour(sr.clamp(0, 1), upscaled, options.color_correction or "wavelet").clamp(0, 1)
 
     def restored_share(self, uncertainty_map: Tensor) -> Tensor:
         """U (1, 1, h, w) -> the share of the restoration that is taken, (1, 1, 16 h, 16 w) in [0, 1).
@@ -270,13 +257,7 @@ class Upscaler:
         """Crops the padding, resizes to the size asked for, keeps greyscale grey: (H, W, 3) in [0, 1]."""
         height, width = lr_image.shape[:2]
         image = even_phases(image[..., : height * SCALE, : width * SCALE], self.config.sampler.deblocking)
-        target = output_size(width, height, options)
-        if target != (width * SCALE, height * SCALE):
-            image = resize(image, (target[1], target[0])).clamp(0, 1)
-        array = image[0].permute(1, 2, 0).cpu().numpy()
-        if (lr_image[..., 0] == lr_image[..., 1]).all() and (lr_image[..., 0] == lr_image[..., 2]).all():
-            array = np.repeat(array.mean(2, keepdims=True), 3, 2)
-        return np.ascontiguousarray(array)
+        return to_answer(image, lr_image, output_size(width, height, options))
 
     def temperatures(self, sigmas: Tensor, names: tuple[str, ...], options: UpscaleOptions) -> dict[str, list[float]]:
         if not names:
@@ -293,24 +274,22 @@ def count_steps(options: UpscaleOptions, sampler: SamplerConfig) -> int:
     return {"fast": 0, "balanced": sampler.num_steps, "best": sampler.best_num_steps}[options.preset]
 
 
-def output_size(width: int, height: int, options: UpscaleOptions) -> tuple[int, int]:
-    """(width, height) [px] of the answer to an image of width x height."""
-    if options.width is not None and options.height is not None:
-        return options.width, options.height
-    return max(1, round(width * options.scale)), max(1, round(height * options.scale))
+def load_backbone(profile: str, root: Path, device: str, options: BackboneOptions) -> Any:
+    """The upscaler of a public backbone; its libraries are imported only now."""
+    if not root.is_dir():
+        raise MissingWeightsError(
+            f"the models folder {root} does not exist. Fill it with: m3esr models pull {profile}, "
+            "or name another with M3ESR_MODELS_DIR"
+        )
+    from models.backbones.captioner import PlacedCaptioner
+    from models.backbones.fidelity import FidelityUpscaler
+    from models.backbones.published_files import silence_libraries
+    from models.backbones.quality import QualityUpscaler
 
-
-def measure_trust(
-    sr: NDArray[np.float32], lr_image: NDArray[np.float32], uncertainty: NDArray[np.float32]
-) -> dict[str, float | dict[str, float]]:
-    """How well the answer agrees with what was sent [dB], and how the uncertainty is spread."""
-    small = resize(torch.from_numpy(sr).permute(2, 0, 1)[None], (lr_image.shape[0], lr_image.shape[1]))[0]
-    error = float(((small.permute(1, 2, 0).clamp(0, 1).numpy() - lr_image) ** 2).mean())
-    quantiles = np.quantile(uncertainty, (0.1, 0.5, 0.9, 0.99))
-    return {
-        "lr_consistency_psnr": round(min(100.0, -10 * math.log10(max(error, 1e-10))), 3),
-        "uncertainty_quantiles": dict(zip(("p10", "p50", "p90", "p99"), map(float, quantiles), strict=True)),
-    }
+    silence_libraries()
+    kinds = {"quality": QualityUpscaler, "fidelity": FidelityUpscaler}
+    captioner = PlacedCaptioner.load(root, options, resolve_device(device))
+    return kinds[profile].load(root, device, options, captioner)
 
 
 def smooth(residual: Tensor, side: float) -> Tensor:
@@ -322,12 +301,3 @@ def smooth(residual: Tensor, side: float) -> Tensor:
 
 def pad_to(image: Tensor, height: int, width: int) -> Tensor:
     return F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), mode="replicate")
-
-
-def resolve_device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r} is unknown; use auto, cpu or cuda") from error

@@ -33,13 +33,13 @@ class UpscaleOptions:
     height: int | None = None
     scale: float = 4.0  # in (0, 4]
     prompt: str = ""
-    negative_prompt: str = ""  # read only when cfg_scale is above 1
+    negative_prompt: str = ""  # empty: the profile's default; read only when cfg_scale is above 1
     preset: Preset = "balanced"  # fast: the coarse network alone; best: the profile's steps for its best picture
     num_steps: int | None = None  # None: the preset's; given, it overrides the preset
-    cfg_scale: float | None = None  # 1 or None: no classifier-free guidance
+    cfg_scale: float | None = None  # None: the profile's default; 1: no classifier-free guidance
     seed: int = 0
     modalities: dict[str, float] = field(default_factory=lambda: dict.fromkeys(ALL_MODALITIES, 1.0))
-    color_correction: ColourCorrection = "wavelet"
+    color_correction: ColourCorrection | None = None  # None: the profile's default
     intervention: Intervention = Intervention()
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class UpscaleOptions:
 
 @dataclass(frozen=True)
 class ProgressEvent:
-    stage: str  # coarse, perception, routing, denoising, output
+    stage: str  # coarse, perception, encoding, routing, denoising, output
     step: int  # denoising steps done in the current region
     num_steps: int
     fraction: float  # of the whole job, 0..1, never falling
@@ -88,3 +88,4 @@ class UpscaleResult:
     seed: int
     num_steps: int  # 0: no diffusion, the coarse network's image
     fusion: Literal["trained", "not installed", "skipped"]  # skipped: preset fast
+    notes: tuple[str, ...] = ()  # what the run did otherwise than asked or published, and why; sentences

@@ -118,6 +118,7 @@ class JobView(BaseModel):
     fusion: str | None = Field(
         description="`trained`; `not installed` or `skipped` (preset fast): then there are no weight maps."
     )
+    notes: list[str] = Field(description="What the run did otherwise than asked or published, and why.")
     caption: str | None
     seed: int
     error: ErrorInfo | None
@@ -155,7 +156,10 @@ class LicenceView(BaseModel):
 
 
 class ProfileView(BaseModel):
-    """One profile. is_served: this server offers it. num_ready_workers: that would take a job now."""
+    """One profile. is_served: this server offers it. num_ready_workers: that would take a job now.
+
+    is_installed: its weights come with the package, or a worker has loaded them. reason: if not, how to install it.
+    """
 
     name: str
     title: str
@@ -170,6 +174,7 @@ class ProfileView(BaseModel):
     num_steps: int
     best_num_steps: int
     cfg_scale: float
+    color_correction: str
     runs_on: str
     licences: list[LicenceView]
 
@@ -254,6 +259,7 @@ def view_job(context: Context, record: JobRecord, position: int | None = None) -
         trust=outcome.trust,
         model=outcome.model,
         fusion=outcome.fusion,
+        notes=list(outcome.notes),
         caption=outcome.caption,
         seed=record.options.seed if outcome.seed is None else outcome.seed,
         error=outcome.error,

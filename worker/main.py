@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -55,11 +56,35 @@ def load_upscaler(settings: Settings, profile: str) -> Upscaler:
         raise SystemExit(f"The worker needs {error.name}; install the extra: pip install 'm3esr[worker]'") from error
     try:
         upscaler: Upscaler = Networks.load(
-            profile=profile, device=settings.device, checkpoint=settings.checkpoint, dtype=settings.dtype
+            profile=profile,
+            device=settings.device,
+            checkpoint=settings.checkpoint,
+            dtype=settings.dtype,
+            backbone=backbone_options(settings),
         )
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"'{profile}' needs {error.name}; install the extra: pip install 'm3esr[diffusion]'"
+        ) from error
     except (OSError, ValueError) as error:
         raise SystemExit(f"The networks of '{profile}' cannot be loaded: {error}") from error
     return upscaler
+
+
+def backbone_options(settings: Settings) -> Any:
+    """How `quality` and `fidelity` are loaded and held, a `models.backbones.options.BackboneOptions`."""
+    from models.backbones.options import BackboneOptions
+
+    return BackboneOptions(
+        models_dir=settings.models_dir,
+        offload=settings.offload,
+        dtype=settings.dtype,
+        quality_weights=settings.quality_weights,
+        captions=settings.captions,
+        caption_bits=settings.caption_bits,
+        official_sampling=settings.official_sampling,
+        compile=settings.compile,
+    )
 
 
 def run(settings: Settings, profile: str | None = None, *, load: LoadUpscaler = load_upscaler) -> None:
@@ -83,9 +108,7 @@ def run(settings: Settings, profile: str | None = None, *, load: LoadUpscaler = 
         metrics.model_loaded.labels(profile).set(1)
         queue = JobQueue(redis, job_timeout_seconds=settings.job_timeout_seconds)
         blobs = _open_blobs(settings)
-        runner = JobRunner(
-            settings, JobStore(redis), queue, blobs, {profile: upscaler}, metrics, stop, worker_id, pulse
-        )
+        runner = JobRunner(settings, JobStore(redis), queue, blobs, profile, upscaler, metrics, stop, worker_id, pulse)
         tasks.bind(runner)
         stack.callback(tasks.bind, None)
         stack.enter_context(Heartbeat(settings, profile, upscaler, worker_id, pulse))
@@ -103,7 +126,8 @@ def new_worker_id() -> str:
 def warm_up(upscaler: Upscaler) -> None:
     """One small run, so that the first job does not pay for lazy allocation and kernels."""
     lr_image = np.full((WARM_UP_SIDE, WARM_UP_SIDE, 3), 0.5, dtype=np.float32)
-    upscaler.upscale(lr_image, results.upscale_options(UpscaleRequest(), WARM_UP_SIDE, WARM_UP_SIDE))
+    request = UpscaleRequest(num_steps=1)
+    upscaler.upscale(lr_image, results.upscale_options(request, WARM_UP_SIDE, WARM_UP_SIDE))
 
 
 def work(redis: RedisClient, profile: str, stop: StopFlag) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jobs import (
     CONTENT_TYPES,
+    PROFILES,
     JobError,
     JobOutcome,
     MapInfo,
@@ -49,9 +50,10 @@ def decode(data: bytes, max_pixels: int) -> Any:
 
 
 def upscale_options(request: UpscaleRequest, lr_width: int, lr_height: int) -> Any:
-    """The network's options for `request`. Raises JobError invalid-option on a size out of reach."""
+    """The network's options for `request`. Raises JobError invalid-option on a size or preset out of reach."""
     from models.pipeline import UpscaleOptions  # here, so that this module can be read without torch
 
+    PROFILES[request.profile].steps_of(request)
     width, height = request.output_size(lr_width, lr_height)
     return UpscaleOptions(
         width=width,
@@ -141,6 +143,7 @@ def build_outcome(
         timings={stage: round(seconds, 4) for stage, seconds in timings.items()},
         model=model_info(description),
         fusion=result.fusion,
+        notes=result.notes,
         caption=result.caption,
         seed=result.seed,
     )

@@ -117,14 +117,25 @@ class JointAttention(nn.Module):
     def heads(self, x_BTD: Tensor) -> Tensor:
         return x_BTD.unflatten(-1, (self.num_heads, -1))
 
+    def drop_dead_weights(self, *, has_text: bool) -> None:
+        """Deletes the layers that `forward` never runs, given whether it is ever called with text."""
+        dead = ["to_k_control"] if self.lr_key_is_image_key else []
+        if not has_text:
+            dead += ["add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "norm_added_q", "norm_added_k"]
+        elif self.is_last:
+            dead += ["add_q_proj", "norm_added_q"]
+        for name in dead:
+            if hasattr(self, name):
+                delattr(self, name)
+
     @torch.no_grad()
     def init_fused_from_control(self) -> None:
         """Lets the fused group start as a second LR group."""
         for name in ("to_k", "to_v") if self.is_last else CONTROL_PROJECTIONS:
-            fused, control = getattr(self, f"{name}_fused"), getattr(self, f"{name}_control")
+            fused = getattr(self, f"{name}_fused")
             if name == "to_k" and self.lr_key_is_image_key:
                 # `orig` never trained to_k_control (it is still its initial zero): start from the image key.
                 nn.init.eye_(fused.weight)
                 nn.init.zeros_(fused.bias)
             else:
-                fused.load_state_dict(control.state_dict())
+                fused.load_state_dict(getattr(self, f"{name}_control").state_dict())

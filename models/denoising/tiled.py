@@ -5,10 +5,12 @@ Dimension key: B batch  C channels  h w latent grid
 
 import math
 from collections.abc import Callable
+from types import EllipsisType
 
 import torch
 from torch import Tensor
 
+Place = tuple[EllipsisType, slice, slice]  # index of a tile into (..., h, w)
 TileVelocityFn = Callable[[Tensor, Tensor], Tensor]  # (noisy tile, LR tile) -> velocity of the tile
 
 
@@ -43,16 +45,33 @@ def tiled_velocity(
         ValueError: a side of the latent is not longer than the overlap. DiT4SR never meets this, because it
             enlarges small pictures first.
     """
+    return blend_tiles(
+        lambda place: velocity_fn(noisy_latent[place], lr_latent[place]), noisy_latent, tile=tile, overlap=overlap
+    )
+
+
+def blend_tiles(velocity_at: Callable[[Place], Tensor], noisy_latent: Tensor, *, tile: int, overlap: int) -> Tensor:
+    """`tiled_velocity` for who needs to know where a tile lies: `velocity_at` is given its place in the latent."""
     height, width = noisy_latent.shape[-2:]
-    if height * width <= tile**2:
-        return velocity_fn(noisy_latent, lr_latent)
-    tile = min(tile, height, width)
-    weights = bell_weights(tile).to(noisy_latent.device, torch.float32)
+    places = tile_places(height, width, tile, overlap)
+    if len(places) == 1:
+        return velocity_at(places[0])
+    weights = bell_weights(min(tile, height, width)).to(noisy_latent.device, torch.float32)
     total = torch.zeros_like(noisy_latent, dtype=torch.float32)
     total_weight = torch.zeros(height, width, dtype=torch.float32, device=noisy_latent.device)
-    for top in tile_starts(height, tile, overlap):
-        for left in tile_starts(width, tile, overlap):
-            place = (..., slice(top, top + tile), slice(left, left + tile))
-            total[place] += weights * velocity_fn(noisy_latent[place], lr_latent[place])
-            total_weight[place] += weights
+    for place in places:
+        total[place] += weights * velocity_at(place)
+        total_weight[place[1:]] += weights
     return total / total_weight
+
+
+def tile_places(height: int, width: int, tile: int, overlap: int) -> list[Place]:
+    """The tiles of a latent row by row; one for all of it if it is no larger than a tile."""
+    if height * width <= tile**2:
+        return [(..., slice(0, height), slice(0, width))]
+    side = min(tile, height, width)
+    return [
+        (..., slice(top, top + side), slice(left, left + side))
+        for top in tile_starts(height, side, overlap)
+        for left in tile_starts(width, side, overlap)
+    ]

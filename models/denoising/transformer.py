@@ -54,7 +54,7 @@ class DiffusionTransformer(nn.Module):
         """Velocity (B, C, h, w) at the noise level `timestep`.
 
         Args:
-            noisy_latent: (B, C, h, w), any sides that are multiples of the patch size.
+            noisy_latent: (B, C, h, w), any sides; odd ones too.
             lr_latent: (B, C, h, w), the encoded upscaled LR image on the same grid.
             text_embeddings: (B, L, J); L may be anything from 1.
             pooled: (B, pooled_projection_dim).
@@ -67,7 +67,8 @@ class DiffusionTransformer(nn.Module):
             ValueError: shapes that do not belong together, or fused tokens without the parameters for them.
         """
         self.check_shapes(noisy_latent, lr_latent, fused_tokens)
-        grid = self.pos_embed.grid(*noisy_latent.shape[-2:])
+        height, width = noisy_latent.shape[-2:]
+        grid = self.pos_embed.grid(height, width)
         condition = self.time_text_embed(timestep, pooled)
         groups = Groups(
             noisy=self.embed_latent(noisy_latent, position_offset),
@@ -85,7 +86,7 @@ class DiffusionTransformer(nn.Module):
                 record |= name_streams(i, groups)
         scale, shift = self.norm_out(activated)
         tokens = self.proj_out(modulate(normalise(groups.noisy), scale, shift))
-        return self.assemble(tokens, grid)
+        return self.assemble(tokens, grid)[..., :height, :width]
 
     def embed_latent(self, latent: Tensor, position_offset: tuple[int, int] | None = None) -> Tensor:
         """(B, C, h, w) -> (B, P, D): patches with positions. Of the LR latent this is z in Eq. 14."""
@@ -115,6 +116,17 @@ class DiffusionTransformer(nn.Module):
         if fused_tokens.shape[1:] != (h * w, self.config.width):
             given, needed = tuple(fused_tokens.shape[1:]), (h * w, self.config.width)
             raise ValueError(f"fused tokens {given} must be one per patch: {needed}")
+
+    def drop_dead_weights(self) -> None:
+        """Deletes what published files carry and no output depends on: 4.6 % of dit4sr_r1, 7.8 % of dit4sr_q.
+
+        The text projections of every second attention, the text queries of the last block, and the LR keys that
+        `orig` never reads. Afterwards the network runs and trains as before, but its state dict is no longer complete.
+        """
+        for block in self.transformer_blocks:
+            block.attn.drop_dead_weights(has_text=True)
+            if block.attn2 is not None:
+                block.attn2.drop_dead_weights(has_text=False)
 
     def init_fused_from_control(self) -> None:
         """Copies the LR group's projections into the fused group's: fusion training starts from there."""

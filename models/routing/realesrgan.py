@@ -9,7 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.checkpoint import read_foreign
+
 UNSHUFFLE = {4: 1, 2: 2, 1: 4}  # the trunk always enlarges by 4; smaller scales shrink its input first
+OLD_NAMES = {
+    "RRDB_trunk": "body",
+    "trunk_conv": "conv_body",
+    "upconv1": "conv_up1",
+    "upconv2": "conv_up2",
+    "HRconv": "conv_hr",
+}
 
 
 @dataclass(frozen=True)
@@ -138,12 +147,25 @@ def select_state(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:
     return {name: value for name, value in checkpoint.items() if isinstance(value, Tensor)}
 
 
+def rename_old(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """BSRGAN's (and the first ESRGAN's) names for an RRDBNet's weights -> Real-ESRGAN's; others stay as they are."""
+    if "RRDB_trunk.0.RDB1.conv1.weight" not in state:
+        return dict(state)
+    renamed = {}
+    for name, value in state.items():
+        first, *rest = name.split(".")
+        block = [part.lower() if part.startswith("RDB") else part for part in rest]
+        renamed[".".join([OLD_NAMES.get(first, first), *block])] = value
+    return renamed
+
+
 def build_from_state(state: Mapping[str, Tensor]) -> RRDBNet | SRVGGNetCompact:
     """Reads the network's sizes off its weights, builds it and loads them.
 
     Raises ValueError when the weights belong to neither network, or do not fit the one they resemble.
     """
     network: RRDBNet | SRVGGNetCompact
+    state = rename_old(state)
     try:
         if "conv_first.weight" in state:
             network = RRDBNet(infer_rrdb_config(state))
@@ -151,7 +173,7 @@ def build_from_state(state: Mapping[str, Tensor]) -> RRDBNet | SRVGGNetCompact:
             network = SRVGGNetCompact(infer_srvgg_config(state))
         else:
             raise ValueError("these weights are neither an RRDBNet's nor an SRVGGNetCompact's")
-        network.load_state_dict(dict(state))
+        network.load_state_dict(state)
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"the weights do not fit a Real-ESRGAN network: {error}") from error
     return network
@@ -183,12 +205,12 @@ def infer_srvgg_config(state: Mapping[str, Tensor]) -> SRVGGNetCompactConfig:
 
 
 def load_realesrgan(path: Path, device: str | torch.device = "cpu") -> RRDBNet | SRVGGNetCompact:
-    """Loads an official .pth (or a .safetensors with the same names), ready for inference."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    """Loads an official .pth (Real-ESRGAN's or BSRGAN's), or a .safetensors with the same names, ready for inference.
 
-        state = load_file(path)
-    else:
-        # weights_only: a checkpoint is a download, and an unrestricted pickle may run code.
-        state = select_state(torch.load(path, map_location="cpu", weights_only=True))
-    return build_from_state(state).requires_grad_(False).eval().to(device)
+    Raises ValueError, naming the file, when it is missing, broken or holds another network.
+    """
+    try:
+        network = build_from_state(select_state(read_foreign(path)))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return network.requires_grad_(False).eval().to(device)

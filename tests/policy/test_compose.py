@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 GPU = (ROOT / "docker" / "compose.gpu.yml").read_text()
 DOCKERFILES = {path.name.split(".")[0]: path.read_text() for path in (ROOT / "docker").glob("*.Dockerfile")}
+MODELS_DIR = "/var/lib/m3esr-models"
 # Decided by compose itself, or of no use in a container: the API's host port is M3ESR_PORT outside only.
 NOT_PASSED_ON = {
     "host",
@@ -19,11 +20,29 @@ NOT_PASSED_ON = {
     "allow_anonymous",
     "device",
     "checkpoint",
+    "models_dir",
     "worker_metrics_host",
     "worker_metrics_port",
 }
+# Of profiles that need a GPU: passed on to the worker of compose.gpu.yml.
+FOR_THE_GPU = {
+    "offload",
+    "quality_weights",
+    "captions",
+    "caption_bits",
+    "official_sampling",
+    "compile",
+}
 # Passed on to the API alone.
-FOR_THE_SERVICE = {"webhook_secret", "webhook_allow_http", "webhook_allow_private"}
+FOR_THE_SERVICE = {
+    "webhook_secret",
+    "webhook_allow_http",
+    "webhook_allow_private",
+    "allow_url_input",
+    "url_input_seconds",
+    "url_input_allow_http",
+    "url_input_allow_private",
+}
 
 
 def block(text: str, *path: str) -> str:
@@ -92,10 +111,13 @@ def test_images_are_pinned():
 def test_service_and_worker_share_images_and_settings():
     folder = block(COMPOSE, "x-settings", "M3ESR_STORAGE_URL").strip()
     for name in ("service", "worker"):
-        assert items(block(COMPOSE, "services", name, "volumes")) == [f"blobs:{folder}"]
+        models = [f"models:{MODELS_DIR}"] if name == "worker" else []
+        assert items(block(COMPOSE, "services", name, "volumes")) == [f"blobs:{folder}", *models]
         assert "<<: *settings" in block(COMPOSE, "services", name, "environment")
     passed = set(re.findall(r"^  M3ESR_(\w+):", block(COMPOSE, "x-settings"), re.MULTILINE))
-    assert passed == {name.upper() for name in set(Settings.model_fields) - NOT_PASSED_ON - FOR_THE_SERVICE}
+    assert passed == {
+        name.upper() for name in set(Settings.model_fields) - NOT_PASSED_ON - FOR_THE_SERVICE - FOR_THE_GPU
+    }
     for name in FOR_THE_SERVICE:
         assert f"M3ESR_{name.upper()}:" in block(COMPOSE, "services", "service", "environment")
         assert f"M3ESR_{name.upper()}:" not in block(COMPOSE, "services", "worker", "environment")
@@ -109,6 +131,22 @@ def test_a_worker_has_time_to_finish_its_job_or_to_put_it_back():
 def test_a_gpu_is_asked_for_in_the_override_only():
     assert "nvidia" not in COMPOSE
     assert "driver: nvidia" in block(GPU, "services", "worker", "deploy")
+
+
+def test_the_gpus_worker_has_the_libraries_and_settings_of_the_large_profiles():
+    assert "EXTRAS: ${EXTRAS:-diffusion}" in block(GPU, "services", "worker", "build", "args")
+    assert "${EXTRAS:+,$EXTRAS}" in DOCKERFILES["worker"]
+    told = block(GPU, "services", "worker", "environment")
+    assert sorted(name for name in FOR_THE_GPU if f"M3ESR_{name.upper()}:" not in told) == []
+    for name in ("service", "worker"):  # both must know the profile, else the API refuses it
+        assert "M3ESR_PROFILES: ${M3ESR_PROFILES:-compact}" in block(GPU, "services", name, "environment")
+
+
+def test_the_volume_of_the_models_is_where_the_image_looks_for_them():
+    last_stage = DOCKERFILES["worker"].rpartition("\nFROM ")[2]
+    assert f"M3ESR_MODELS_DIR={MODELS_DIR}" in last_stage
+    assert f"install -d -o m3esr -g m3esr /var/lib/m3esr {MODELS_DIR}" in last_stage
+    assert "name: m3esr-models" in block(COMPOSE, "volumes", "models")  # docs/weights.md fills it by this name
 
 
 def test_the_images_are_the_two_of_compose():
@@ -136,7 +174,7 @@ def test_the_service_is_built_without_torch_and_networks():
 
 def test_torch_is_installed_before_the_worker_and_by_itself():
     text = DOCKERFILES["worker"]
-    assert text.index('"$TORCH"') < text.index('pip install ".[worker]"')
+    assert text.index('"$TORCH"') < text.index('pip install ".[worker')
 
 
 def test_the_build_context_is_a_list_of_what_may_enter():

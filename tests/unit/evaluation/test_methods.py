@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from evaluation.errors import EvaluationError
-from evaluation.methods import Method, load_method, parse_method
+from evaluation.methods import Machine, Method, load_method, parse_method
 from evaluation.tensorflow_graph import encode, fields, rename_block_size
+from models.backbones.options import BackboneOptions
 from models.requests import UpscaleOptions
 from models.routing.realesrgan import SRVGGNetCompact, SRVGGNetCompactConfig
 
@@ -74,9 +75,18 @@ def test_a_broken_file_is_one_clear_error(tmp_path, suffix):
         load_method(parse_method(str(path)))
 
 
-def test_a_profile_without_weights_says_so():
-    with pytest.raises(EvaluationError, match="'quality' is not installed"):
-        load_method(parse_method("quality"))
+def test_a_profile_without_weights_says_so(tmp_path):
+    machine = Machine(backbone=BackboneOptions(models_dir=tmp_path / "nowhere"))
+    with pytest.raises(EvaluationError, match="m3esr models pull quality"):
+        load_method(parse_method("quality", machine))
+
+
+def test_only_compact_is_fast_and_its_precision_does_not_hang_on_a_probe():
+    with pytest.raises(EvaluationError, match="'quality' has no preset fast; 'compact' has"):
+        parse_method("quality@fast")
+    auto = Machine(dtype="auto")
+    assert parse_method("compact", auto).machine.dtype == "fp32"
+    assert parse_method("quality", auto).machine.dtype == "auto"
 
 
 def test_the_identity_follows_options_precision_and_files(tmp_path):
@@ -84,7 +94,7 @@ def test_the_identity_follows_options_precision_and_files(tmp_path):
     (tmp_path / "compact.safetensors").write_bytes(b"1")
     known = method.identity()
     assert replace(method, name="b").identity() == known
-    assert replace(method, dtype="bf16").identity() != known
+    assert replace(method, machine=Machine(dtype="bf16")).identity() != known
     assert replace(method, options=UpscaleOptions(seed=1)).identity() != known
     (tmp_path / "compact.safetensors").write_bytes(b"2")
     assert method.identity() != known

@@ -8,7 +8,7 @@ import pytest
 
 from evaluation.data import Pair, find_sets
 from evaluation.errors import EvaluationError
-from evaluation.methods import Method, load_method
+from evaluation.methods import Machine, Method, load_method
 from evaluation.production import produce, write_png
 from evaluation.runner import Run
 from evaluation.scoring import Scorer
@@ -80,7 +80,7 @@ def test_pictures_of_other_weights_are_not_reused(tmp_path, pairs):
     run = Run(tmp_path / "out", Scorer(), make=Maker())
     run.evaluate("lr_real", pairs, BICUBIC)
     with pytest.raises(EvaluationError, match="made with other weights or options: take another --out"):
-        run.evaluate("lr_real", pairs, replace(BICUBIC, dtype="bf16"))
+        run.evaluate("lr_real", pairs, replace(BICUBIC, machine=Machine(dtype="bf16")))
 
 
 def test_an_image_that_changed_is_made_again(tmp_path, pairs):

@@ -77,12 +77,12 @@ def test_every_setting_says_what_it_is():
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
-def test_compact_is_installed_and_the_others_say_why_not():
-    assert find_profile("compact") is PROFILES["compact"]
+def test_compact_comes_with_its_weights_and_the_others_say_how_to_get_theirs():
+    assert find_profile("compact").how_to_install == ""
     for name in ("quality", "fidelity"):
-        assert PROFILES[name].reason and PROFILES[name].licences
-        with pytest.raises(JobError, match="profile-not-installed"):
-            find_profile(name)
+        profile = find_profile(name)
+        assert profile is PROFILES[name] and profile.licences
+        assert f"m3esr models pull {name}" in profile.how_to_install
     with pytest.raises(JobError, match="unknown-profile"):
         find_profile("best")
 

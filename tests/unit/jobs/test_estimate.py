@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs import JobOutcome, JobQueue, JobStatus, JobStore, UpscaleRequest, plan_work
+from jobs import JobError, JobOutcome, JobQueue, JobStatus, JobStore, UpscaleRequest, plan_work
 from jobs.estimate import Work, expected_seconds, run_duration, write_run
 from jobs.keys import durations_key
 from tests.fakes import FakeClock, a_job
@@ -34,6 +34,8 @@ def queue(redis, clock):
         ({"num_steps": 5}, 5),
         ({"num_steps": 5, "cfg_scale": 1}, 5),
         ({"num_steps": 5, "cfg_scale": 2}, 10),
+        ({"profile": "quality"}, 80),
+        ({"profile": "quality", "cfg_scale": 1}, 40),
     ],
 )
 def test_guidance_asks_the_denoiser_twice_a_step(options, passes):
@@ -56,6 +58,13 @@ def test_the_seconds_of_a_run_are_those_measured_and_more_steps_cost_only_denois
     assert expected_seconds(WORK, [run]) == pytest.approx(6.0)
     assert expected_seconds(Work(1, 1, 2.0, 8), [run]) == pytest.approx(10.0)
     assert expected_seconds(Work(1, 1, 4.0, 4), [run]) == pytest.approx(12.0)
+
+
+def test_a_profile_without_the_preset_fast_says_so():
+    with pytest.raises(JobError, match="invalid-option") as raised:
+        plan_work(UpscaleRequest(profile="quality", preset="fast"), 128, 128)
+    assert raised.value.field == "preset"
+    assert plan_work(UpscaleRequest(profile="quality", preset="best", cfg_scale=1), 128, 128).num_passes == 40
 
 
 def test_a_run_of_the_preset_fast_says_how_long_it_took_and_nothing_of_the_others():

@@ -41,7 +41,10 @@ def image(tmp_path):
         (["upscale", "IMAGE", "-o", "out.png", "--modalities", "smell"], "--modalities"),
         (["upscale", "IMAGE", "-o", "out", "--format", "bmp"], "--format"),
         (["upscale", "IMAGE", "-o", "out.png", "--preset", "quick"], "--preset: Input should be"),
-        (["upscale", "IMAGE", "-o", "out.png", "--profile", "quality"], "'quality' is not installed"),
+        (["upscale", "IMAGE", "-o", "out.png", "--profile", "quality"], "m3esr models pull quality"),
+        (["upscale", "IMAGE", "-o", "out.png", "--profile", "best"], "'best' is not one of"),
+        (["upscale", "IMAGE", "-o", "out.png", "--checkpoint", "no-folder"], "no-folder: no such folder"),
+        (["upscale", "IMAGE", "-o", "out.png", "--color-correction", "sepia"], "--color-correction"),
         (["upscale", "IMAGE"], "Missing option"),
         (["submit", "missing.png", "--url", "http://127.0.0.1:1"], "missing.png: no such file"),
         (["submit", "IMAGE", "--url", "http://127.0.0.1:FREE"], "Is the server running"),
@@ -51,6 +54,7 @@ def image(tmp_path):
     ],
 )
 def test_what_a_person_can_fix_is_one_line_and_exit_code_two(monkeypatch, capsys, image, arguments, words):
+    monkeypatch.setenv("M3ESR_MODELS_DIR", f"{image}.models")  # what this machine has fetched does not count
     port = str(free_port())
     arguments = [argument.replace("IMAGE", image).replace("FREE", port) for argument in arguments]
     code, out, err = run(monkeypatch, capsys, *arguments)

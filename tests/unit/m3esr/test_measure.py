@@ -77,11 +77,12 @@ def test_an_image_without_evaluation_says_where_it_is(monkeypatch, capsys, data)
         (["evaluate", "--data", "DATA", "--trained-without", "smell=."], "is not NAME=FOLDER"),
         (["audit", "DATA", "--limit", "2"], "needs 3 pairs or more"),
         (["bench", "--against", "x=DATA"], "is a folder of outputs: there is nothing to time"),
-        (["bench", "--profile", "quality"], "'quality' is not installed"),
+        (["bench", "--profile", "quality"], "m3esr models pull quality"),
     ],
 )
 def test_what_a_person_can_fix_is_one_line_and_exit_code_two(monkeypatch, capsys, tmp_path, data, arguments, words):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("M3ESR_MODELS_DIR", str(tmp_path / "models"))
     code, out, err = run(monkeypatch, capsys, *(a.replace("DATA", str(data)) for a in arguments))
     assert (code, out) == (2, "")
     told = [line for line in err.splitlines() if line.strip()]

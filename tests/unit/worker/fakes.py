@@ -34,6 +34,7 @@ class FakeResult:
     caption: str
     seed: int
     fusion: str = "trained"
+    notes: tuple[str, ...] = ()
 
 
 class FakeUpscaler:

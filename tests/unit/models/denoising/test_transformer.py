@@ -38,8 +38,8 @@ def tiny_inputs(height=10, width=6, batch=2):
     return [noisy, lr, draw(batch, 7, 6), draw(batch, 5), torch.rand(batch, generator=generator) * 1000]
 
 
-@pytest.mark.parametrize(("height", "width"), [(10, 6), (2, 2), (2, 24), (24, 22)])
-def test_any_grid_of_whole_patches_works(height, width):
+@pytest.mark.parametrize(("height", "width"), [(10, 6), (2, 2), (2, 24), (24, 22), (9, 6), (1, 1), (11, 23)])
+def test_any_grid_works_odd_sides_too(height, width):
     with torch.no_grad():
         assert tiny_network()(*tiny_inputs(height, width)).shape == (2, 4, height, width)
 
@@ -70,12 +70,39 @@ def test_the_lr_reaches_the_velocity_at_its_own_rows_and_columns():
     assert (patches > 1e-4).nonzero().tolist() == [[1, 3], [2, 3]]
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "reason"), [(9, 6, "multiple of the patch"), (26, 6, "exceed the 12 x 12")]
-)
-def test_a_latent_that_does_not_fit_is_refused(height, width, reason):
-    with pytest.raises(ValueError, match=reason):
+def test_an_odd_latent_is_read_as_if_its_edge_went_on():
+    network, inputs = tiny_network(), tiny_inputs(9, 5)
+    even = [torch.nn.functional.pad(latent, (0, 1, 0, 1), mode="replicate") for latent in inputs[:2]]
+    with torch.no_grad():
+        assert torch.equal(network(*inputs), network(*even, *inputs[2:])[..., :9, :5])
+
+
+@pytest.mark.parametrize(("height", "width"), [(26, 6), (25, 6)])
+def test_a_latent_that_does_not_fit_the_position_table_is_refused(height, width):
+    with pytest.raises(ValueError, match="exceed the 12 x 12"):
         tiny_network()(*tiny_inputs(height, width))
+
+
+@pytest.mark.parametrize("side", [6, 7, 12, 40])
+def test_a_position_table_cut_to_its_centre_changes_no_digit(side):
+    network, inputs = tiny_network(), tiny_inputs(11, 6)
+    with torch.no_grad():
+        expected = network(*inputs)
+        network.pos_embed.keep_centre(side)
+        assert torch.equal(network(*inputs), expected)
+    assert network.pos_embed.pos_embed.shape[1] == min(12, side + side % 2) ** 2
+
+
+@pytest.mark.parametrize("variant", ["r1", "orig"])
+def test_what_is_dropped_is_exactly_what_no_output_depends_on(variant):
+    network, inputs = published_network("a", variant=variant), published_inputs("a")
+    outcome = network(*inputs)
+    outcome.square().sum().backward()
+    unread = {name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
+    before = set(dict(network.named_parameters()))
+    network.drop_dead_weights()
+    assert before - set(dict(network.named_parameters())) == unread
+    assert torch.equal(network(*inputs), outcome)
 
 
 def test_latents_of_different_size_are_refused():

@@ -1,0 +1,1 @@
+"""Tests of the public backbones, on tiny random checkpoints."""
