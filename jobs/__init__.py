@@ -13,7 +13,7 @@ from jobs.options import CONTENT_TYPES, MODALITIES, OutputFormat, UpscaleRequest
 from jobs.outbox import Outbox, Webhook, WebhookOutcome, WebhookState
 from jobs.polls import JobPolls
 from jobs.profiles import PROFILES, Licence, Profile, find_profile
-from jobs.queue import JobQueue, dispatched_job
+from jobs.queue import JobQueue
 from jobs.record import (
     ErrorInfo,
     InputInfo,
@@ -80,7 +80,6 @@ __all__ = [
     "configure_logs",
     "connect",
     "connect_async",
-    "dispatched_job",
     "find_profile",
     "input_key",
     "is_job_id",

@@ -8,6 +8,12 @@ from jobs import keys
 from jobs.connection import RedisClient
 from jobs.errors import JobError
 
+# KEYS batch. ARGV what is known of it. -> 1 gone, 0 there is none, or another
+_DELETE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+
 
 class Batch(BaseModel):
     """The jobs of one request, in the order of its files. owner: as in JobRecord."""
@@ -29,6 +35,7 @@ class BatchStore:
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
+        self._delete = redis.register_script(_DELETE)
 
     def get(self, batch_id: str) -> Batch | None:
         """The batch, or None when there is none."""
@@ -42,6 +49,6 @@ class BatchStore:
             raise JobError("batch-not-found", "No batch has this id; it may have been deleted.")
         return batch
 
-    def delete(self, batch_id: str) -> None:
-        """Forget the batch; its jobs stay as they are."""
-        self._redis.delete(keys.batch_key(batch_id))
+    def delete(self, batch: Batch) -> None:
+        """Forget the batch; its jobs stay as they are, and so does another batch that was made under its id since."""
+        self._delete(keys=[keys.batch_key(batch.id)], args=[batch.model_dump_json()])

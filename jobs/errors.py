@@ -24,6 +24,7 @@ ERROR_KINDS: dict[str, ErrorKind] = {
     "empty-file": ErrorKind("The uploaded file is empty", 422),
     "missing-file": ErrorKind("The form has no file", 422),
     "body-too-large": ErrorKind("The request body is too large", 413),
+    "url-not-fetched": ErrorKind("The image could not be fetched from its address", 422, is_retryable=True),
     "unsupported-format": ErrorKind("The file is not an image of a supported format", 422),
     "invalid-image": ErrorKind("The image is damaged and cannot be decoded", 422),
     "animated-image": ErrorKind("Animated and multi-page images are not supported", 422),

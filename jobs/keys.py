@@ -16,6 +16,8 @@ DEAD_WEBHOOKS = "m3esr:webhooks:dead"  # ZSET id of a job whose webhook was give
 WEBHOOK_DELIVERIES = "m3esr:webhooks:deliveries"  # HASH outcome -> tries that came out so
 WORKERS = "m3esr:workers"  # ZSET worker id by the time its heartbeat runs out
 API_KEYS = "m3esr:api-keys"  # ZSET id of an API key, revoked ones too, by the time it was made
+LINE = "m3esr:line"  # prefix of the lines, see line_key
+TURNS = "m3esr:turns"  # prefix, see turns_key
 RATE_LIMITS = "m3esr:limits"  # prefix of the counters that the limits library keeps
 
 _MINTED_ID = re.compile(r"[0-9a-f]{32}")
@@ -73,8 +75,23 @@ def rq_intermediate_list(profile: str) -> str:
 
 
 def waiting_key(profile: str) -> str:
-    """ZSET of the profile's waiting jobs by sequence: position in O(log n), which RQ's list cannot give."""
+    """ZSET of all waiting jobs of the profile by sequence."""
     return f"m3esr:waiting:{profile}"
+
+
+def line_key(profile: str, owner: str) -> str:
+    """ZSET of one owner's waiting jobs of the profile, in the order in which they run (`jobs.line_scripts`)."""
+    return f"{LINE}:{profile}:{owner}"
+
+
+def turns_key(profile: str) -> str:
+    """ZSET of the owners who have waiting jobs of the profile, whose turn is next first."""
+    return f"{TURNS}:{profile}"
+
+
+def line_keys(profile: str, owner: str) -> list[str]:
+    """The three places of a waiting job."""
+    return [waiting_key(profile), line_key(profile, owner), turns_key(profile)]
 
 
 def durations_key(profile: str) -> str:

@@ -10,6 +10,7 @@ from jobs.errors import JobError
 ColorCorrection = Literal["wavelet", "adain", "none"]
 OutputFormat = Literal["png", "jpeg", "webp", "avif", "tiff"]
 WebhookEvent = Literal["job.succeeded", "job.failed", "job.canceled"]
+Priority = Literal["low", "normal", "high"]
 
 WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = get_args(WebhookEvent)
 MODALITIES = ("segmentation", "depth", "edge", "dino", "text")
@@ -95,6 +96,10 @@ class UpscaleRequest(BaseModel):
         ge=60,
         le=30 * 86_400,
         description="How long the finished job is kept; absent: the server's.",
+    )
+    priority: Priority = Field(
+        default="normal",
+        description="Place among your own waiting jobs; jobs of other API keys are passed by no priority.",
     )
     webhook_url: str | None = Field(
         default=None, max_length=2048, description="Told when the job ends, by a signed POST (Standard Webhooks)."

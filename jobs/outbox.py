@@ -17,6 +17,8 @@ from jobs.store import TOMBSTONE_SECONDS
 
 # A deliverer that is silent for this long is dead: another sends the webhook again. Well above one try.
 CLAIM_SECONDS = 60.0
+# Due webhooks that one round looks at: so many to receivers that are busy do not hide those to others.
+MAX_LOOKED_AT = 1_000
 # How long a webhook that was given up can be sent again, and how many of them are kept.
 DEAD_SECONDS = 7 * 86_400
 MAX_DEAD = 10_000
@@ -102,12 +104,19 @@ class Outbox:
         fields = self._redis.hgetall(keys.webhook_key(job_id))
         return _read(job_id, fields) if fields else None
 
-    def claim_due(self, *, limit: int) -> list[Webhook]:
-        """Up to `limit` webhooks whose time has come, longest due first; nobody else gets them for `CLAIM_SECONDS`."""
+    def claim_due(self, *, limit: int, may_send: Callable[[str], bool] = lambda url: True) -> list[Webhook]:
+        """Up to `limit` webhooks whose time has come, longest due first; nobody else gets them for `CLAIM_SECONDS`.
+
+        may_send: asked with the URL of each before it is claimed; those it declines stay for later.
+        """
+        claimed: list[Webhook] = []
         now = self._clock()
-        claimed = []
-        for raw in self._redis.zrangebyscore(keys.OUTBOX, "-inf", now, start=0, num=limit):
-            job_id = raw.decode()
+        due = [raw.decode() for raw in self._redis.zrangebyscore(keys.OUTBOX, "-inf", now, start=0, num=MAX_LOOKED_AT)]
+        for job_id, url in zip(due, self._urls(due), strict=True):
+            if len(claimed) == limit:
+                break
+            if not may_send(url):
+                continue
             pairs = self._claim(
                 keys=[keys.webhook_key(job_id), keys.OUTBOX],
                 args=[job_id, now, now + CLAIM_SECONDS, secrets.token_hex(8)],
@@ -115,6 +124,12 @@ class Outbox:
             if pairs:
                 claimed.append(_read(job_id, dict(zip(pairs[::2], pairs[1::2], strict=True))))
         return claimed
+
+    def _urls(self, job_ids: list[str]) -> list[str]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipeline.hget(keys.webhook_key(job_id), "url")
+        return [(url or b"").decode() for url in pipeline.execute()]
 
     def settle(
         self,

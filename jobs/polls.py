@@ -7,25 +7,29 @@ from dataclasses import dataclass
 
 from jobs import keys
 from jobs.connection import RedisClient
-from jobs.record import JobRecord
-from jobs.store import read_record
+from jobs.line_scripts import PLACE
+from jobs.record import JobRecord, read_record
 
 # Records kept from one poll to the next: of jobs that are polled now, not of all there are.
 KEPT_RECORDS = 256
 
-# KEYS job, api_keys, api_key. ARGV id, waiting (without its profile), known sequence, known version.
+# KEYS job, api_keys, api_key. ARGV id, known sequence, known version.
 # -> JSON: whether there are keys (0 or 1), the fields of the key, those of the job (none when it is as known), whether
-# it is as known, its rank in line (-1: in none). One string: the client takes far longer to read a list of many.
-_POLL = """
+# it is as known, its place in line (-1: in none). One string: the client takes far longer to read a list of many.
+_POLL = (
+    PLACE
+    + f"""
 local state = redis.call('HMGET', KEYS[1], 'sequence', 'version', 'status')
-local rank, is_known = -1, state[1] == ARGV[3] and state[2] == ARGV[4]
+local position, is_known = -1, state[1] == ARGV[2] and state[2] == ARGV[3]
 if state[3] == 'queued' then
-  local profile = cjson.decode(redis.call('HGET', KEYS[1], 'base')).profile
-  rank = redis.call('ZRANK', ARGV[2] .. profile, ARGV[1]) or -1
+  local base = cjson.decode(redis.call('HGET', KEYS[1], 'base'))
+  local lines, turns = '{keys.LINE}:' .. base.profile .. ':', '{keys.TURNS}:' .. base.profile
+  position = place(lines, turns, base.owner or '', ARGV[1]) or -1
 end
-return cjson.encode({redis.call('EXISTS', KEYS[2]), redis.call('HGETALL', KEYS[3]),
-                     is_known and {} or redis.call('HGETALL', KEYS[1]), is_known, rank})
+return cjson.encode({{redis.call('EXISTS', KEYS[2]), redis.call('HGETALL', KEYS[3]),
+                     is_known and {{}} or redis.call('HGETALL', KEYS[1]), is_known, position}})
 """
+)
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,12 @@ class JobPolls:
         known = self._kept.get(job_id)
         answer = await self._poll(
             keys=[job_key, keys.API_KEYS, keys.api_key_key(key_id or "")],
-            args=[job_id, keys.waiting_key(""), *((known.sequence, known.version) if known else ("", ""))],
+            args=[job_id, *((known.sequence, known.version) if known else ("", ""))],
         )
-        has_keys, key, fields, is_known, rank = json.loads(answer)
+        has_keys, key, fields, is_known, position = json.loads(answer)
         record = known if is_known else read_record(_pairs(fields)) if fields else None
         self._keep(job_id, record)
-        return PollAnswer(bool(has_keys), _pairs(key), record, None if rank < 0 else rank)
+        return PollAnswer(bool(has_keys), _pairs(key), record, None if position < 0 else position)
 
     async def close(self) -> None:
         """Give the connections back."""

@@ -1,4 +1,8 @@
-"""The queue: hands a job's id to RQ, and answers who waits where without RQ's clean-up."""
+"""The queue: gives RQ one dispatch for each job, and answers who waits where without RQ's clean-up.
+
+A dispatch is the right to run one job: whichever is next in line when a worker takes it (`JobStore.begin_next`). So
+RQ's list, which knows neither owners nor priorities, decides nothing, and dispatches need only be enough.
+"""
 
 import secrets
 import time
@@ -8,7 +12,7 @@ from typing import Any
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from jobs import keys
+from jobs import keys, line_scripts
 from jobs.connection import RedisClient
 from jobs.estimate import Work, expected_seconds, run_duration
 from jobs.record import JobRecord
@@ -30,31 +34,41 @@ class JobQueue:
         self._redis = redis
         self._job_timeout_seconds = job_timeout_seconds
         self._clock = clock
+        self._position = redis.register_script(line_scripts.POSITION)
 
     def rq_queue(self, profile: str) -> Any:
         """The profile's `rq.Queue`, with the JSON serializer (RQ's default is pickle)."""
         return Queue(keys.queue_name(profile), connection=self._redis, serializer=JSONSerializer)
 
-    def enqueue(self, record: JobRecord, *, at_front: bool = False) -> None:
-        """Hand the job to the workers of its profile; only its id travels.
+    def enqueue(self, record: JobRecord) -> None:
+        """Call a worker of its profile for a job that was put in line; only an id travels."""
+        self.call_worker(record.profile, record.id)
 
-        Each dispatch is an RQ job of its own: RQ's clean-up after a late run must not take a newer dispatch along.
+    def call_worker(self, profile: str, job_id: str) -> None:
+        """One more dispatch. job_id: of the job that it is for, which may be another than it is used for.
+
+        Each is an RQ job of its own: RQ's clean-up after a late run must not take a newer dispatch along.
         """
-        self.rq_queue(record.profile).enqueue_call(
+        self.rq_queue(profile).enqueue_call(
             keys.TASK_NAME,
-            args=(record.id,),
-            job_id=dispatch_id(record.id),
+            args=(job_id,),
+            job_id=dispatch_id(job_id),
             timeout=self._job_timeout_seconds,
             result_ttl=0,
             failure_ttl=RQ_FAILURE_TTL_SECONDS,
             description=keys.TASK_NAME,
-            at_front=at_front,
         )
 
     def position(self, record: JobRecord) -> int | None:
-        """How many jobs wait before this one (0: it is next); None when it does not wait. O(log n)."""
-        rank = self._redis.zrank(keys.waiting_key(record.profile), record.id)
-        return None if rank is None else int(rank)
+        """How many jobs run before this one if nobody comes or goes; None when it does not wait.
+
+        O(log n) in the waiting jobs, and one look at each owner who waits.
+        """
+        position = self._position(
+            keys=[keys.line_key(record.profile, record.owner), keys.turns_key(record.profile)],
+            args=[keys.line_key(record.profile, ""), record.owner, record.id],
+        )
+        return None if position is None else int(position)
 
     def eta_seconds(self, record: JobRecord, position: int, num_workers: int) -> float | None:
         """Expected seconds until this waiting job is done, from the last runs; None while unknown."""
@@ -78,12 +92,21 @@ class JobQueue:
         mean_seconds = self.mean_seconds(profile) if num_rounds else 0.0
         return None if mean_seconds is None else round(mean_seconds * num_rounds, 1)
 
+    def has_room(self, profile: str, owner: str, num_jobs: int, max_queue_length: int) -> bool:
+        """Whether that many jobs of the owner would be accepted now.
+
+        A full line still takes a single job of an owner who has none in it: nobody's jobs keep others out.
+        """
+        if self.depth(profile) + num_jobs <= max_queue_length:
+            return True
+        return num_jobs == 1 and not self._redis.exists(keys.line_key(profile, owner))
+
     def depth(self, profile: str) -> int:
         """How many jobs wait."""
         return int(self._redis.zcard(keys.waiting_key(profile)))
 
     def oldest_age_seconds(self, profile: str) -> float:
-        """How long the first of the line has waited, in seconds; 0 when nobody waits."""
+        """How long the job that was accepted first has waited, in seconds; 0 when nobody waits."""
         first = self._redis.zrange(keys.waiting_key(profile), 0, 0)
         if not first:
             return 0.0
@@ -111,8 +134,3 @@ def line_seconds(mean_seconds: float | None, position: int, num_workers: int) ->
 def dispatch_id(job_id: str) -> str:
     """A new RQ job id for one dispatch of `job_id`."""
     return f"{job_id}-{secrets.token_hex(4)}"
-
-
-def dispatched_job(rq_id: str) -> str:
-    """The job that a dispatch is for."""
-    return rq_id.rpartition("-")[0]

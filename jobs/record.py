@@ -1,7 +1,9 @@
 """The job record: everything GET /v1/jobs/<id> tells, as frozen values that travel as JSON."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -180,3 +182,30 @@ class NewJob(_Frozen):
 def utc(seconds: float) -> datetime:
     """The moment `seconds` after 1970, with its zone."""
     return datetime.fromtimestamp(seconds, tz=UTC)
+
+
+def read_record(fields: Mapping[str, str]) -> JobRecord:
+    """The record whose hash in Redis holds these fields."""
+    base = NewJob.model_validate_json(fields["base"])
+    moments: dict[str, Any] = {
+        name: utc(float(fields[name]))
+        for name in ("created_at", "replayed_at", "started_at", "finished_at", "expires_at")
+        if name in fields
+    }
+    if "finished_at" not in moments:
+        moments.pop("expires_at", None)  # until it ends this is only the time it is given up
+    return JobRecord(
+        **dict(base),
+        **moments,
+        status=JobStatus(fields["status"]),
+        sequence=int(fields["sequence"]),
+        version=int(fields["version"]),
+        attempts=int(fields["attempts"]),
+        replays=int(fields.get("replays", 0)),
+        attempt_id=fields.get("attempt_id"),
+        holder=fields.get("holder"),
+        is_cancel_requested="cancel_requested" in fields,
+        progress=Progress.model_validate_json(fields["progress"]) if "progress" in fields else None,
+        preview=PreviewInfo.model_validate_json(fields["preview"]) if "preview" in fields else None,
+        outcome=JobOutcome.model_validate_json(fields["outcome"]) if "outcome" in fields else JobOutcome(),
+    )

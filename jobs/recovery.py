@@ -6,9 +6,9 @@ from collections.abc import Callable
 from jobs import keys, scripts
 from jobs.connection import RedisClient
 from jobs.errors import JobError
-from jobs.queue import JobQueue, dispatched_job
+from jobs.queue import JobQueue
 from jobs.record import ErrorInfo, JobOutcome, JobStatus
-from jobs.store import JobStore, counter_name
+from jobs.store import JobStore, counter_name, in_line
 
 # A dispatch that is in no list for this long was lost between two commands: dequeue and registration, or
 # acceptance and enqueueing. Well above what either takes, well below the 20 s in which a job runs again.
@@ -36,7 +36,7 @@ class Recovery:
         self._max_attempts = max_attempts
         self._clock = clock
         self._reclaim = redis.register_script(scripts.RECLAIM)
-        self._missing_since: dict[str, dict[str, float]] = {}  # by profile
+        self._missing: dict[str, tuple[float, int]] = {}  # by profile: since when dispatches are missing, and how many
 
     def reclaim_expired(self) -> dict[str, str]:
         """Take back every job whose lease ran out: job id -> "queued", "failed" or "canceled"."""
@@ -45,7 +45,7 @@ class Recovery:
         return {job_id: answer for job_id, answer in reclaimed.items() if answer != "held"}
 
     def reclaim(self, job_id: str) -> str:
-        """Take one job back; "held" when its lease still holds. A queued one is dispatched at the front."""
+        """Take one job back; "held" when its lease still holds. A queued one is at its old place, its owner next."""
         record = self._store.get(job_id)
         if record is None:
             self._redis.zrem(keys.LEASES, job_id)
@@ -57,7 +57,7 @@ class Recovery:
         answer = self._reclaim(
             keys=[
                 keys.job_key(job_id),
-                keys.waiting_key(record.profile),
+                *keys.line_keys(record.profile, record.owner),
                 keys.LEASES,
                 keys.EXPIRY,
                 keys.COUNTERS,
@@ -66,7 +66,7 @@ class Recovery:
                 keys.OUTBOX,
             ],
             args=[
-                job_id,
+                *in_line(record),
                 now,
                 self._max_attempts,
                 JobOutcome(error=ErrorInfo.of(error)).model_dump_json(),
@@ -76,7 +76,7 @@ class Recovery:
             ],
         ).decode()
         if answer == "queued":
-            self._queue.enqueue(record, at_front=True)
+            self._queue.enqueue(record)
         return str(answer)
 
     def end_leases_of(self, holder: str) -> list[str]:
@@ -89,27 +89,31 @@ class Recovery:
                 ended.append(job_id)
         return ended
 
-    def dispatch_lost(self, profile: str) -> list[str]:
-        """Dispatch anew the waiting jobs that no list of RQ has held for `LOST_AFTER_SECONDS`; their ids."""
-        now = self._clock()
-        waiting = [raw.decode() for raw in self._redis.zrange(keys.waiting_key(profile), 0, -1)]
-        listed = {dispatched_job(raw.decode()) for raw in self._redis.lrange(keys.rq_list(profile), 0, -1)}
-        known = self._missing_since.get(profile, {})
-        missing = {job_id: known.get(job_id, now) for job_id in waiting if job_id not in listed}
-        self._missing_since[profile] = missing
-        lost = [job_id for job_id, since in missing.items() if now - since >= LOST_AFTER_SECONDS]
-        for job_id in lost:
-            del missing[job_id]
-            self._forget_taken(profile, job_id)
-            record = self._store.get(job_id)
-            if record is not None and record.status is JobStatus.QUEUED:
-                self._queue.enqueue(record, at_front=True)
-                self._redis.hincrby(keys.RECOVERIES, "dispatch_lost", 1)
-        return lost
+    def dispatch_lost(self, profile: str) -> int:
+        """Call workers for waiting jobs for which RQ has had no dispatch since `LOST_AFTER_SECONDS`; how many.
 
-    def _forget_taken(self, profile: str, job_id: str) -> None:
-        """Drop a dispatch that a worker took and died with: RQ would put it back too, a minute later."""
-        intermediate = keys.rq_intermediate_list(profile)
-        for raw in self._redis.lrange(intermediate, 0, -1):
-            if dispatched_job(raw.decode()) == job_id:
-                self._redis.lrem(intermediate, 0, raw)
+        A dispatch that a worker has taken and not yet used is missing for a moment; one too many does no harm.
+        """
+        now = self._clock()
+        num_waiting = int(self._redis.zcard(keys.waiting_key(profile)))
+        num_missing = num_waiting - int(self._redis.llen(keys.rq_list(profile)))
+        if num_missing <= 0:
+            self._missing.pop(profile, None)
+            return 0
+        since, fewest = self._missing.get(profile, (now, num_missing))
+        self._missing[profile] = since, min(fewest, num_missing)
+        if now - since < LOST_AFTER_SECONDS:
+            return 0
+        since, num_lost = self._missing.pop(profile)
+        self._forget_taken(profile)
+        for raw in self._redis.zrange(keys.waiting_key(profile), 0, num_lost - 1):
+            self._queue.call_worker(profile, raw.decode())
+        self._redis.hincrby(keys.RECOVERIES, "dispatch_lost", num_lost)
+        return num_lost
+
+    def _forget_taken(self, profile: str) -> None:
+        """Drop the dispatches that workers took and died with: RQ would put them back too, a minute later.
+
+        Also one that is taken at this very moment, which its worker does not miss.
+        """
+        self._redis.delete(keys.rq_intermediate_list(profile))

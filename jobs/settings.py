@@ -114,6 +114,14 @@ class Settings(BaseSettings):
     webhook_allow_private: bool = Field(
         default=False, description="Send webhooks to loopback and private addresses too, for receivers on premises."
     )
+    allow_url_input: bool = Field(
+        default=False, description="Take a `url` instead of a `file`: the API fetches the image, from public addresses."
+    )
+    url_input_seconds: float = Field(default=10.0, gt=0, description="Time that one such image may take to fetch.")
+    url_input_allow_http: bool = Field(default=False, description="Fetch images from http:// addresses too.")
+    url_input_allow_private: bool = Field(
+        default=False, description="Fetch images from loopback and private addresses too, for servers on premises."
+    )
     worker_metrics_host: str = Field(default="127.0.0.1", description="Address of the worker's /metrics.")
     worker_metrics_port: int = Field(
         default=8001, ge=0, le=65535, description="Port of the worker's /metrics; 0 switches it off."

@@ -3,14 +3,14 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
 
 from jobs import keys, scripts
 from jobs.batches import Batch
 from jobs.connection import RedisClient
 from jobs.errors import JobError
 from jobs.estimate import plan_work, write_run
-from jobs.record import ErrorInfo, JobOutcome, JobRecord, JobStatus, NewJob, PreviewInfo, Progress, utc
+from jobs.line_scripts import CLASSES
+from jobs.record import ErrorInfo, JobOutcome, JobRecord, JobStatus, NewJob, PreviewInfo, Progress, read_record
 
 QUEUE_FULL_RETRY_SECONDS = 10
 # A job that no worker ended in this time is given up, so that nothing is kept for ever.
@@ -64,16 +64,18 @@ class JobStore:
         return self.require(job.id)
 
     def create_all(self, jobs: Sequence[NewJob], *, max_queue_length: int, batch: Batch | None = None) -> None:
-        """Accept all of `jobs`, of one profile and owner, as queued in their order, and their batch; or none of them.
+        """Accept all of `jobs` as queued in their order, and their batch; or none of them.
 
+        They have one profile, owner and priority.
         Raises JobError queue-full when there is no room for all, ValueError when an id is taken.
         """
         now, profile, owner = self._clock(), jobs[0].profile, jobs[0].owner
-        places = [keys.waiting_key(profile), keys.index_key(owner), keys.EXPIRY, keys.SEQUENCE]
+        places = [*keys.line_keys(profile, owner), keys.index_key(owner), keys.EXPIRY, keys.SEQUENCE]
         places += [keys.batch_key(batch.id if batch else ""), *(keys.job_key(job.id) for job in jobs)]
         told = (batch.model_dump_json(), BATCH_SECONDS + jobs[0].ttl_seconds) if batch else ("", 0)
         described = [part for job in jobs for part in (job.id, job.model_dump_json())]
-        sequence = self._create(keys=places, args=[now, now + GIVE_UP_SECONDS, max_queue_length, *told, *described])
+        args = [now, now + GIVE_UP_SECONDS, max_queue_length, *told, owner, CLASSES[jobs[0].options.priority]]
+        sequence = self._create(keys=places, args=[*args, *described])
         if sequence == -1:
             raise ValueError(f"an id is taken: one of {', '.join(job.id for job in jobs)}")
         if sequence == 0:
@@ -102,13 +104,16 @@ class JobStore:
         self._cancel(
             keys=[
                 keys.job_key(job_id),
-                keys.waiting_key(record.profile),
+                *keys.line_keys(record.profile, record.owner),
                 keys.EXPIRY,
                 keys.COUNTERS,
                 keys.webhook_key(job_id),
                 keys.OUTBOX,
             ],
-            args=[job_id, now, now + record.ttl_seconds, counter_name(record.profile, JobStatus.CANCELED, "")],
+            args=[
+                *(job_id, record.owner, now, now + record.ttl_seconds),
+                counter_name(record.profile, JobStatus.CANCELED, ""),
+            ],
         )
         return self.require(job_id)
 
@@ -119,10 +124,10 @@ class JobStore:
         Raises JobError job-not-found, job-not-replayable, job-expired or queue-full.
         """
         record, now = self.require(job_id), self._clock()
-        places = [*self._places(job_id, record.profile, record.owner)[:4], keys.SEQUENCE]
+        places = [*self._places(job_id, record.profile, record.owner)[:6], keys.SEQUENCE]
         sequence = self._replay(
             keys=[*places, keys.webhook_key(job_id), keys.OUTBOX, keys.DEAD_WEBHOOKS],
-            args=[job_id, now, now + GIVE_UP_SECONDS, max_queue_length],
+            args=[*in_line(record), now, now + GIVE_UP_SECONDS, max_queue_length],
         )
         if sequence == 0:
             raise queue_full(record.profile, max_queue_length)
@@ -139,7 +144,8 @@ class JobStore:
         record = self.get(job_id)
         if record is None:
             return False
-        return bool(self._delete(keys=self._places(job_id, record.profile, record.owner), args=[job_id, int(force)]))
+        places = self._places(job_id, record.profile, record.owner)
+        return bool(self._delete(keys=places, args=[job_id, record.owner, int(force)]))
 
     def list_jobs(self, *, limit: int, before: int | None = None, owner: str = "") -> list[JobRecord]:
         """Up to `limit` records of `owner`, newest first, of those accepted before the one with sequence `before`."""
@@ -163,10 +169,35 @@ class JobStore:
         record = self.get(job_id)
         if record is None:
             return None
-        now = self._clock()
+        return self._begin_run(record.profile, record.owner, job_id, (attempt_id, holder, lease_seconds))
+
+    def begin_next(
+        self, profile: str, attempt_id: str, *, holder: str = "", lease_seconds: float = LEASE_SECONDS
+    ) -> JobRecord | None:
+        """Take the job of the profile whose turn it is, as `begin_attempt` does; None when nobody waits."""
+        while (found := self._next_in_line(profile)) is not None:
+            # None: another worker took it meanwhile, or it was in line without a record; now it is not any more.
+            if (begun := self._begin_run(profile, *found, (attempt_id, holder, lease_seconds))) is not None:
+                return begun
+        return None
+
+    def _next_in_line(self, profile: str) -> tuple[str, str] | None:
+        """Owner and id."""
+        turns = self._redis.zrange(keys.turns_key(profile), 0, 0)
+        if turns:
+            owner = turns[0].decode()
+            first = self._redis.zrange(keys.line_key(profile, owner), 0, 0)
+            return owner, first[0].decode() if first else ""
+        # Jobs of a version that knew no turns.
+        first = self._redis.zrange(keys.waiting_key(profile), 0, 0)
+        record = self.get(first[0].decode()) if first else None
+        return (record.owner if record else "", first[0].decode()) if first else None
+
+    def _begin_run(self, profile: str, owner: str, job_id: str, run: tuple[str, str, float]) -> JobRecord | None:
+        (attempt_id, holder, lease_seconds), now = run, self._clock()
         is_held = self._begin(
-            keys=[keys.job_key(job_id), keys.waiting_key(record.profile), keys.LEASES],
-            args=[job_id, attempt_id, now, now + lease_seconds, holder],
+            keys=[keys.job_key(job_id), *keys.line_keys(profile, owner), keys.LEASES],
+            args=[job_id, owner, attempt_id, now, now + lease_seconds, holder],
         )
         return self.get(job_id) if is_held else None
 
@@ -242,8 +273,8 @@ class JobStore:
         record = self.get(job_id)
         if record is None:
             return False
-        places = [keys.job_key(job_id), keys.waiting_key(record.profile), keys.LEASES]
-        return bool(self._release(keys=places, args=[job_id, attempt_id]))
+        places = [keys.job_key(job_id), *keys.line_keys(record.profile, record.owner), keys.LEASES]
+        return bool(self._release(keys=places, args=[*in_line(record), attempt_id]))
 
     # --- housekeeping
 
@@ -255,9 +286,9 @@ class JobStore:
     def expire(self, job_id: str) -> bool:
         """Mark a job whose time is over as expired, for a day, then forget it; False when it is not due."""
         record = self.get(job_id)
-        places = self._places(job_id, record.profile, record.owner) if record else self._places(job_id, "", "")
-        places += [keys.webhook_key(job_id), keys.OUTBOX]
-        return bool(self._expire(keys=places, args=[job_id, self._clock(), TOMBSTONE_SECONDS]))
+        profile, owner = (record.profile, record.owner) if record else ("", "")
+        places = [*self._places(job_id, profile, owner), keys.webhook_key(job_id), keys.OUTBOX]
+        return bool(self._expire(keys=places, args=[job_id, owner, self._clock(), TOMBSTONE_SECONDS]))
 
     def num_accepted(self) -> int:
         """How many jobs were ever accepted."""
@@ -276,8 +307,8 @@ class JobStore:
         return {cause.decode(): int(count) for cause, count in self._redis.hgetall(keys.RECOVERIES).items()}
 
     def _places(self, job_id: str, profile: str, owner: str) -> list[str]:
-        index = keys.index_key(owner)
-        return [keys.job_key(job_id), keys.waiting_key(profile), index, keys.EXPIRY, keys.LEASES]
+        line, index = keys.line_keys(profile, owner), keys.index_key(owner)
+        return [keys.job_key(job_id), *line, index, keys.EXPIRY, keys.LEASES]
 
 
 def check_own(record: JobRecord | None, owner: str) -> JobRecord:
@@ -298,6 +329,11 @@ def queue_full(profile: str, max_queue_length: int, num_jobs: int = 1) -> JobErr
     return JobError("queue-full", detail, retry_after_seconds=QUEUE_FULL_RETRY_SECONDS)
 
 
+def in_line(record: JobRecord) -> tuple[str, str, int]:
+    """What scripts need to put a job in line: its id, its owner and the class of its priority."""
+    return record.id, record.owner, CLASSES[record.options.priority]
+
+
 def counter_name(profile: str, status: JobStatus, reason: str) -> str:
     """The field of `keys.COUNTERS` for jobs of a profile that ended so."""
     return f"{profile}|{status.value}|{reason}"
@@ -305,30 +341,3 @@ def counter_name(profile: str, status: JobStatus, reason: str) -> str:
 
 def _read(raw: Mapping[bytes, bytes]) -> JobRecord:
     return read_record({name.decode(): value.decode() for name, value in raw.items()})
-
-
-def read_record(fields: Mapping[str, str]) -> JobRecord:
-    """The record whose hash in Redis holds these fields."""
-    base = NewJob.model_validate_json(fields["base"])
-    moments: dict[str, Any] = {
-        name: utc(float(fields[name]))
-        for name in ("created_at", "replayed_at", "started_at", "finished_at", "expires_at")
-        if name in fields
-    }
-    if "finished_at" not in moments:
-        moments.pop("expires_at", None)  # until it ends this is only the time it is given up
-    return JobRecord(
-        **dict(base),
-        **moments,
-        status=JobStatus(fields["status"]),
-        sequence=int(fields["sequence"]),
-        version=int(fields["version"]),
-        attempts=int(fields["attempts"]),
-        replays=int(fields.get("replays", 0)),
-        attempt_id=fields.get("attempt_id"),
-        holder=fields.get("holder"),
-        is_cancel_requested="cancel_requested" in fields,
-        progress=Progress.model_validate_json(fields["progress"]) if "progress" in fields else None,
-        preview=PreviewInfo.model_validate_json(fields["preview"]) if "preview" in fields else None,
-        outcome=JobOutcome.model_validate_json(fields["outcome"]) if "outcome" in fields else JobOutcome(),
-    )

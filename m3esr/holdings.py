@@ -42,7 +42,7 @@ def records(folder: Path, source: Source) -> dict[str, receipts.FileRecord]:
 
 
 def _is_of(path: str, part: Part) -> bool:
-    return path == part.path if part.kind == FILE else receipts.is_under(path, part.path)
+    return path == part.path if part.kind == FILE else bool(receipts.is_under(path, part.path))
 
 
 def remove(root: Path, source: Source) -> None:

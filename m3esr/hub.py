@@ -56,8 +56,7 @@ def make_plans(root: Path, sources: Iterable[Source]) -> list[Plan]:
 
 
 def _ask_hub(root: Path, source: Source, parts: list[Part]) -> Plan:
-    from huggingface_hub import HfApi, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub import HfApi, get_token, hf_hub_url
 
     endpoint = os.environ.get("HF_ENDPOINT") or None
     api = HfApi(endpoint=endpoint)
@@ -66,7 +65,8 @@ def _ask_hub(root: Path, source: Source, parts: list[Part]) -> Plan:
     if source.gate or info.gated:
         _answer(source, lambda: api.auth_check(source.folder))
     listed = {sibling.rfilename: sibling for sibling in info.siblings or []}
-    headers = build_hf_headers()
+    token = get_token()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     files = []
     for part in parts:
         chosen = choose_files(part, listed)
@@ -85,15 +85,17 @@ def _ask_hub(root: Path, source: Source, parts: list[Part]) -> Plan:
 def _remote(
     source: Source, part: Part, path: str, sibling: Any, url: str, headers: dict[str, str], gate: str
 ) -> RemoteFile:
-    sha256 = sibling.lfs.sha256 if sibling.lfs else ""
-    if part.kind == FILE and part.sha256 and sha256 and not matches_sum(part.sha256, sha256):
+    known = part.sha256 if part.kind == FILE else ""
+    sha256 = sibling.lfs.sha256 if sibling.lfs else known
+    if known and not matches_sum(known, sha256):
         raise UserError(
             f"{source.folder}/{path} has changed on the hub since this version was made (sum {sha256}, expected "
             f"{part.sha256}). Nothing was fetched."
         )
-    num_bytes = sibling.size if sibling.size is not None else part.num_bytes
-    known = sibling.size is not None
-    return RemoteFile(path, url, num_bytes, known, sha256, "" if sha256 else sibling.blob_id or "", headers, gate)
+    is_size_known = sibling.size is not None
+    num_bytes = sibling.size if is_size_known else part.num_bytes
+    git_sha1 = "" if sha256 else sibling.blob_id or ""
+    return RemoteFile(path, url, num_bytes, is_size_known, sha256, git_sha1, headers, gate)
 
 
 def _is_fetched(root: Path, source: Source, file: RemoteFile, kept: dict[str, receipts.FileRecord]) -> bool:
@@ -103,7 +105,7 @@ def _is_fetched(root: Path, source: Source, file: RemoteFile, kept: dict[str, re
         record
         and record.sha256
         and record.num_bytes == file.num_bytes
-        and (not file.sha256 or record.sha256 == file.sha256)
+        and (not file.sha256 or matches_sum(file.sha256, record.sha256))
         and (root / source.folder / file.path).is_file()
     )
 

@@ -168,7 +168,8 @@ def _find(names: Iterable[str]) -> "list[Source]":
     from models.sources import SOURCES
 
     try:
-        return find_sources(names)
+        sources: list[Source] = find_sources(names)
+        return sources
     except KeyError as error:
         known = ", ".join((*PROFILES, *GROUPS, *SOURCES))
         raise UserError(f"there are no weights named '{error.args[0]}'. There are: {known}") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pi_heif
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from models.image_metadata import (
@@ -19,7 +20,7 @@ from models.image_metadata import (
 )
 from models.tiff import encode_tiff
 
-FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "HEIF")
 BITS_PER_SAMPLE, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 338, 339  # TIFF tags
 GRAY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 OUTPUT_FORMATS = ("png", "jpeg", "webp", "avif", "tiff")
@@ -27,6 +28,7 @@ DEEP_FORMATS = ("png", "tiff")  # those that can carry 16 bits
 PNG_LEVEL = 4  # of zlib: a third of the time of 6, for 4 % more bytes
 DEFAULT_QUALITY = {"jpeg": 95, "webp": 90, "avif": 80}
 MAX_JPEG_EXIF_BYTES = 65533  # one JPEG segment
+pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
 COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 
 
@@ -65,7 +67,7 @@ class DecodedImage:
 
 
 def decode_image(data: bytes | Path, *, max_pixels: int | None = None) -> DecodedImage:
-    """Reads a PNG, JPEG, WebP, AVIF or TIFF; of several frames or pages the first.
+    """Reads a PNG, JPEG, WebP, AVIF, TIFF or HEIC (8 bits of it); of several frames or pages the first, or the primary.
 
     max_pixels: refuses larger images by their header, before any pixel is decoded. Pillow's own limit
     (Image.MAX_IMAGE_PIXELS) holds as well.

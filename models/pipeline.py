@@ -242,8 +242,10 @@ def load_backbone(profile: str, root: Path, device: str, options: BackboneOption
         )
     from models.backbones.captioner import PlacedCaptioner
     from models.backbones.fidelity import FidelityUpscaler
+    from models.backbones.published_files import silence_libraries
     from models.backbones.quality import QualityUpscaler
 
+    silence_libraries()
     kinds = {"quality": QualityUpscaler, "fidelity": FidelityUpscaler}
     captioner = PlacedCaptioner.load(root, options, resolve_device(device))
     return kinds[profile].load(root, device, options, captioner)

@@ -153,7 +153,11 @@ _SOURCES = (
         "SeeSR: UNet, ControlNet, DAPE",
         "CSWRY/SeeSR",
         _SEESR,
-        (Part("seesr/unet", 4_510_000_000), Part("seesr/controlnet", 1_960_000_000), Part("DAPE.pth", 7_190_000, FILE)),
+        (
+            Part("seesr/unet", 4_510_000_000),
+            Part("seesr/controlnet", 1_960_000_000),
+            Part("DAPE.pth", 7_190_000, FILE, "a7028be2edcbe9ab0bd1c4ab6f2a2a86f4b44d32261a4faa50ae10fdd9b2feba"),
+        ),
     ),
     Source(
         "ram",

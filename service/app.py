@@ -25,6 +25,7 @@ from jobs import (
 )
 from service.access import identify
 from service.context import Context
+from service.fetching import Fetcher
 from service.metrics import QueueCollector, ServiceMetrics, WebhookCollector
 from service.pace import Paces
 from service.polled import PolledJobs
@@ -33,7 +34,7 @@ from service.routes import batches, estimate, events, files, health, jobs, pages
 from service.shell import Shell
 from service.sweeper import sweep_for_ever
 from service.throttle import Throttle
-from service.webhooks import Deliverer, Guard
+from service.webhooks import Deliverer, webhook_guard
 
 # What answers without an API key: health, metrics and the pages. All else asks for one as soon as there are keys.
 _OPEN = (health, pages)
@@ -56,7 +57,7 @@ def create_app(settings: Settings, redis: RedisClient | None = None, blobs: Blob
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         beside = [asyncio.create_task(sweep_for_ever(context.store, context.blobs))]
         if keys := settings.webhook_keys:  # a guard of its own: lookups for requests do not hold deliveries back
-            beside.append(asyncio.create_task(Deliverer(context.outbox, keys, Guard(settings)).run()))
+            beside.append(asyncio.create_task(Deliverer(context.outbox, keys, webhook_guard(settings)).run()))
         yield
         for task in beside:
             task.cancel()
@@ -98,7 +99,8 @@ def _assemble(settings: Settings, redis: RedisClient, blobs: BlobStore) -> Conte
         metrics=metrics,
         throttle=Throttle(redis),
         outbox=outbox,
-        webhook_guard=Guard(settings),
+        webhook_guard=webhook_guard(settings),
+        fetcher=Fetcher(settings),
     )
 
 

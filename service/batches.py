@@ -48,7 +48,11 @@ def accept_batch(
     def create(batch_id: str) -> Batch:
         return _create(context, caller, uploads, request_id, batch_id)
 
-    return intake.once(context, caller, key, intake.fingerprint(uploads, "batch"), create, context.batches.get)
+    def find(batch_id: str) -> Batch | None:
+        batch = context.batches.get(batch_id)
+        return batch if batch and _records(context, batch) else None
+
+    return intake.once(context, caller, key, intake.fingerprint(uploads, "batch"), create, find)
 
 
 def find_records(context: Context, batch: Batch) -> list[JobRecord]:
@@ -56,16 +60,23 @@ def find_records(context: Context, batch: Batch) -> list[JobRecord]:
 
     Raises JobError batch-not-found when none is left: then the batch is forgotten too.
     """
+    records = _records(context, batch)
+    if not records:
+        raise JobError("batch-not-found", "All jobs of the batch are deleted.")
+    return records
+
+
+def _records(context: Context, batch: Batch) -> list[JobRecord]:
     records = [record for record in map(context.store.get, batch.job_ids) if record is not None]
     if not records:
-        context.batches.delete(batch.id)
-        raise JobError("batch-not-found", "All jobs of the batch are deleted.")
+        context.batches.delete(batch)
     return records
 
 
 def _create(context: Context, caller: Caller, uploads: Sequence[Upload], request_id: str, batch_id: str) -> Batch:
     settings, profile = context.settings, uploads[0].options.profile
-    if context.queue.depth(profile) + len(uploads) > settings.max_queue_length:  # before a file is written anywhere
+    # before a file is written anywhere
+    if not context.queue.has_room(profile, caller.id, len(uploads), settings.max_queue_length):
         raise queue_full(profile, settings.max_queue_length, len(uploads))
     new_jobs = [intake.describe_job(context, caller, upload, request_id, new_job_id(), batch_id) for upload in uploads]
     batch = Batch(id=batch_id, owner=caller.id, created_at=datetime.now(UTC), job_ids=tuple(job.id for job in new_jobs))
@@ -98,7 +109,6 @@ def _undo(context: Context, batch: Batch) -> None:
     for job_id in batch.job_ids:
         intake.undo(context, job_id)
     try:
-        if context.batches.get(batch.id) == batch:  # not the one that another request made with the same key
-            context.batches.delete(batch.id)
+        context.batches.delete(batch)
     except Exception:  # it ends by itself, and has no jobs
         structlog.get_logger().exception("leftovers_of_a_refused_batch", batch_id=batch.id)

@@ -17,10 +17,11 @@ from jobs import (
     RedisClient,
     Settings,
 )
+from service.fetching import Fetcher
 from service.metrics import ServiceMetrics
+from service.outbound import Guard
 from service.pace import Paces
 from service.throttle import Throttle
-from service.webhooks import Guard
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Context:
     throttle: Throttle
     outbox: Outbox
     webhook_guard: Guard
+    fetcher: Fetcher
 
 
 async def find_context(request: Request) -> Context:

@@ -14,11 +14,13 @@ import sys
 import warnings
 from typing import Any, BinaryIO
 
+import pi_heif
 from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 
 # Formats by Pillow's names; nothing else is tried, whatever Pillow could read.
-FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF")
-READABLE = "PNG, JPEG, WebP, AVIF and TIFF"
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "HEIF")
+READABLE = "PNG, JPEG, WebP, AVIF, TIFF and HEIC"
+TOLD_AS = {"MPO": "jpeg", "HEIF": "heic"}
 # What a worker can use of what Pillow reads: no signed, 32-bit or floating-point samples, no L*a*b*.
 MODES = (
     "1",
@@ -73,7 +75,7 @@ def examine(data: bytes, is_whole: bool) -> dict[str, Any]:
         return {
             "width": image.size[0],
             "height": image.size[1],
-            "format": "jpeg" if image.format == "MPO" else str(image.format).lower(),
+            "format": TOLD_AS.get(str(image.format), str(image.format).lower()),
             "is_on_its_side": _is_on_its_side(image, is_whole),
         }
 
@@ -186,6 +188,8 @@ def main() -> None:
     Image.init()
     Image.MAX_IMAGE_PIXELS = None  # the service has limits of its own
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a thread takes memory before it does anything
+    # One picture is wanted: what else is in the file is not even looked at.
+    pi_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
     warnings.simplefilter("ignore")  # Pillow warns of odd metadata
     serve(sys.stdin.buffer, sys.stdout.fileno())
 

@@ -108,7 +108,7 @@ def num_output_pixels(upload: Upload) -> int:
 
 def _create(context: Context, caller: Caller, upload: Upload, request_id: str, job_id: str) -> JobRecord:
     settings, profile = context.settings, upload.options.profile
-    if context.queue.depth(profile) >= settings.max_queue_length:  # before the upload is written anywhere
+    if not context.queue.has_room(profile, caller.id, 1, settings.max_queue_length):  # before the upload is written
         raise queue_full(profile, settings.max_queue_length)
     new_job = describe_job(context, caller, upload, request_id, job_id)
     num_pixels = num_output_pixels(upload)

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from jobs import InputInfo, JobError, Settings, UpscaleRequest, find_profile
 from service.decoding import Decoders
+from service.fetching import Fetcher
 from service.problems import invalid_option
 
 MAX_FIELD_BYTES = 64 * 1024
@@ -36,13 +37,19 @@ class FilePart:
     data: bytes
 
 
-async def read_form(request: Request) -> tuple[bytes, dict[str, str]]:
-    """The file's bytes and the other fields of a multipart body.
+async def read_form(request: Request, fetcher: Fetcher) -> tuple[bytes, dict[str, str]]:
+    """The bytes of the file, sent or fetched from the field `url`, and the other fields of a multipart body.
 
-    Raises JobError malformed-form, missing-file, empty-file, invalid-option (a field twice), body-too-large.
+    Raises JobError malformed-form, missing-file, empty-file, invalid-option (a field twice), body-too-large, and what
+    `Fetcher.fetch` raises.
     """
-    files, fields = await read_files(request, max_files=1)
-    check_not_empty(files[0])
+    files, fields = await _read_parts(request, 1)
+    url = fields.pop("url", None)
+    if files and url is not None:
+        raise JobError("invalid-option", "url: send a file or its url, not both.", field="url")
+    if url is not None:
+        return await fetcher.fetch(url), fields
+    check_not_empty(_require(files)[0])
     return files[0].data, fields
 
 
@@ -51,6 +58,17 @@ async def read_files(request: Request, *, max_files: int) -> tuple[list[FilePart
 
     Raises as `read_form`, but not empty-file; too-many-files where more than one is allowed.
     """
+    files, fields = await _read_parts(request, max_files)
+    return _require(files), fields
+
+
+def _require(files: list[FilePart]) -> list[FilePart]:
+    if not files:
+        raise JobError("missing-file", "Send the image as the file of a field 'file'.", field="file")
+    return files
+
+
+async def _read_parts(request: Request, max_files: int) -> tuple[list[FilePart], dict[str, str]]:
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise JobError("malformed-form", "Send multipart/form-data with a field 'file'.")
     try:
@@ -75,8 +93,6 @@ async def read_files(request: Request, *, max_files: int) -> tuple[list[FilePart
                 fields[name] = value
     finally:
         await form.close()
-    if not files:
-        raise JobError("missing-file", "Send the image as the file of a field 'file'.", field="file")
     return files, fields
 
 

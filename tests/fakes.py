@@ -29,7 +29,6 @@ from jobs import (
     Trust,
     UpscaleRequest,
     WorkerHeartbeat,
-    dispatched_job,
     input_key,
     map_key,
     new_job_id,
@@ -83,15 +82,14 @@ class FakeWorker:
         beat = WorkerHeartbeat(id="fake", profiles=(self._profile,), is_ready=is_ready, device="cpu", since=since)
         self.heartbeats.beat(beat, ttl_seconds=60)
 
-    def take(self) -> str | None:
-        """The next job id of the queue, or None."""
-        raw = self._redis.lpop(f"rq:queue:{queue_name(self._profile)}")
-        return dispatched_job(raw.decode()) if raw else None
+    def take(self, attempt_id: str) -> JobRecord | None:
+        """Begin the next job, as a dispatch allows it; None without a dispatch, or when nobody waits."""
+        is_called = self._redis.lpop(f"rq:queue:{queue_name(self._profile)}") is not None
+        return self.store.begin_next(self._profile, attempt_id) if is_called else None
 
     def run_next(self, attempt_id: str = "attempt-1", step_seconds: float = 0.0) -> JobRecord | None:
         """Run the next job to its end; its record after, or None when there was nothing to run."""
-        job_id = self.take()
-        record = self.store.begin_attempt(job_id, attempt_id) if job_id else None
+        record = self.take(attempt_id)
         if record is None:
             return None
         for step in range(1, 5):

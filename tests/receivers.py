@@ -1,4 +1,4 @@
-"""A receiver of webhooks: a real HTTP server on loopback that notes every connection and answers as it is told."""
+"""Somebody else's server: real HTTP on loopback that notes every connection and answers as it is told."""
 
 import contextlib
 import http.server
@@ -15,7 +15,7 @@ from typing import Any
 class Receiver:
     """answers: statuses for the next requests, then 204. hold_seconds: pause before an answer.
 
-    drip_seconds: how long an answer takes, a byte every tenth of a second.
+    drip_seconds: how long an answer takes, a byte every tenth of a second. body: what follows the headers of an answer.
     """
 
     port: int = 0
@@ -23,7 +23,11 @@ class Receiver:
     headers: dict[str, str] = field(default_factory=dict)
     hold_seconds: float = 0.0
     drip_seconds: float = 0.0
+    body: bytes = b""
     num_connections: int = 0
+    num_at_once: int = 0
+    most_at_once: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
     requests: list[tuple[str, Message, bytes]] = field(default_factory=list)
 
     @property
@@ -41,9 +45,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     receiver: Receiver
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         self.receiver.requests.append((self.path, self.headers, body))
+        with self.receiver.lock:
+            self.receiver.num_at_once += 1
+            self.receiver.most_at_once = max(self.receiver.most_at_once, self.receiver.num_at_once)
         time.sleep(self.receiver.hold_seconds)
+        with self.receiver.lock:
+            self.receiver.num_at_once -= 1
         status = self.receiver.answers.pop(0) if self.receiver.answers else 204
         with contextlib.suppress(OSError):  # who sent it may have lost patience
             for letter in ("HTTP/1.1 204 " + "a" * 999)[: int(self.receiver.drip_seconds * 10)]:
@@ -53,6 +62,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             for name, value in self.receiver.headers.items():
                 self.send_header(name, value)
             self.end_headers()
+            self.wfile.write(self.receiver.body)
 
     do_GET = do_POST
 

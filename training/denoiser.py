@@ -15,7 +15,6 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from evaluation.lpips import LpipsSqueeze
 from models.checkpoint import read_config, read_tensors, save_checkpoint
 from models.configs import COMPACT_DENOISER, VISUAL_MODALITIES, M3ESRConfig
 from models.fusion.experts import FusionConfig
@@ -27,8 +26,8 @@ from models.pipeline import Upscaler
 from models.requests import UpscaleOptions
 from models.routing.coarse import CoarseConfig
 from training.guided import GuidedBatch, GuidedPairs
+from training.image_losses import ImageLosses, ImageLossWeights, half_precision
 from training.loop import LoopConfig, Trainer
-from training.losses import edge_loss, grid_loss, robust_perceptual
 from training.validation import Validation, to_tensor
 
 TOKENS, MARGIN = 12, 2  # a crop of 192 px, seen with 32 px around it
@@ -49,9 +48,6 @@ class GuidedConfig:
     guidance_dropout: float = 0.1  # all visual modalities at once: the fused group is absent
     text_dropout: float = 0.1
     velocity_weight: float = 0.02
-    lpips_weight: float = 0.0
-    grid_weight: float = 0.2  # joins the perceptual term
-    edge_weight: float = 0.02  # joins the perceptual term
     unbiased_weight: float = 0.05
     mean_weight: float = 0.5  # w_bar of the theorem's unbiasedness constraint E[w] = w_bar
 
@@ -64,10 +60,7 @@ def main() -> None:
     parser.add_argument("--freeze-router", action="store_true", help="after training.router")
     parser.add_argument("--validation", type=Path, help="folder with hr/ and lr_real/")
     parser.add_argument("--validation-limit", type=int)
-    parser.add_argument("--lpips", type=Path, help="weights of LPIPS-squeeze, .npz")
-    for name in ("lpips", "grid", "edge"):
-        default = getattr(GuidedConfig(), f"{name}_weight")
-        parser.add_argument(f"--{name}-weight", type=float, default=default, help=f"default {default}")
+    ImageLossWeights.add_arguments(parser)
     parser.add_argument("--num-steps", type=int, default=100_000)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--batch-size", type=int, default=4)
@@ -82,9 +75,8 @@ def train(args: argparse.Namespace) -> None:
     dataset = GuidedPairs(args.pairs, args.features)
     args.out.mkdir(parents=True, exist_ok=True)
     network, tokenizer = build(args, dataset)
-    perceptual = LpipsSqueeze(args.lpips) if args.lpips and args.lpips_weight > 0 else None
-    config = GuidedConfig(lpips_weight=args.lpips_weight, grid_weight=args.grid_weight, edge_weight=args.edge_weight)
-    stage = GuidedStage(network, tokenizer, config, perceptual, args.seed)
+    judge = ImageLosses(ImageLossWeights.from_arguments(args), args.lpips, args.seed)
+    stage = GuidedStage(network, tokenizer, GuidedConfig(), judge, args.seed)
     rng = np.random.default_rng(args.seed)
 
     def step(_: nn.Module) -> dict[str, Tensor]:
@@ -114,7 +106,7 @@ def train(args: argparse.Namespace) -> None:
         ema_decay=0.998,
         validate_minutes=8,
     )
-    trained = Trainer(network, loop, args.out, args.batch_size).run(step, validate)
+    trained = Trainer(network, loop, args.out, args.batch_size, companion=judge.adversary).run(step, validate)
     save(args.out, trained, tokenizer)
 
 
@@ -174,6 +166,7 @@ class Seen:
 
     lr_image: Tensor  # (B, 3, 4(T + 2m), .), margin and all: the router looks around
     hr_image: Tensor  # (B, 3, 16T, 16T)
+    upscaled: Tensor  # (B, 3, 16T, 16T), Up-Scale(x) of Eq. 13
     coarse_sr: Tensor  # (B, 3, 16T, 16T)
     uncertainty_map: Tensor  # (B, 1, T + 2m, .), likewise
     lr_latent: Tensor  # (B, C, 2T, 2T), normalised
@@ -185,10 +178,8 @@ class Seen:
 class GuidedStage:
     """Losses of one batch: the velocity of the flow, and the image that one step from its sigma would give."""
 
-    def __init__(
-        self, network: M3ESR, tokenizer: Tokenizer, config: GuidedConfig, perceptual: nn.Module | None, seed: int
-    ):
-        self.network, self.tokenizer, self.config, self.perceptual = network, tokenizer, config, perceptual
+    def __init__(self, network: M3ESR, tokenizer: Tokenizer, config: GuidedConfig, judge: ImageLosses, seed: int):
+        self.network, self.tokenizer, self.config, self.judge = network, tokenizer, config, judge
         self.generator = torch.Generator().manual_seed(seed)
         std = network.codec.residual_std
         # components that carry more of the picture count more; whitening alone would spend the network on noise
@@ -201,7 +192,8 @@ class GuidedStage:
     def see(self, batch: GuidedBatch) -> Seen:
         """Everything that the frozen parts make of a batch, margins cut but for the router's."""
         network, codec = self.network, self.network.codec
-        upscaled, coarse_sr, uncertainty_map = network.estimate(batch.lr_image)
+        with half_precision():
+            upscaled, coarse_sr, uncertainty_map = network.estimate(batch.lr_image)
         lr_latent, start = network.latents(upscaled, coarse_sr)
         clean = codec.to_residual(codec.encode(batch.hr_image), codec.encode(upscaled))
         modalities = {
@@ -213,6 +205,7 @@ class GuidedStage:
         return Seen(
             lr_image=batch.lr_image,
             hr_image=inner(batch.hr_image, 16),
+            upscaled=inner(upscaled, 16),
             coarse_sr=inner(coarse_sr, 16),
             uncertainty_map=uncertainty_map,
             lr_latent=inner(lr_latent, 2),
@@ -232,19 +225,11 @@ class GuidedStage:
         return (1 - level) * seen.clean + level * source, sigma, source - seen.clean
 
     def image_losses(self, seen: Seen, noisy: Tensor, sigma: Tensor, velocity: Tensor) -> dict[str, Tensor]:
-        """Losses of the image that one step from sigma to 0 would give; "loss" is their weighted sum."""
-        codec, config = self.network.codec, self.config
+        """Losses of the image that one step from sigma to 0 would give."""
+        codec = self.network.codec
         end = noisy - sigma[:, None, None, None] * velocity
         sr_image = seen.coarse_sr + codec.decode(codec.from_residual(end - seen.start))
-        losses = {"pixel": (sr_image - seen.hr_image).abs().mean()}
-        losses["loss"] = losses["pixel"]
-        if self.perceptual is not None:
-            losses["lpips"] = robust_perceptual(self.perceptual, sr_image, seen.hr_image, self.generator)
-            losses["grid"] = grid_loss(sr_image, seen.hr_image)
-            losses["edge"] = edge_loss(sr_image, seen.hr_image, self.generator)
-            weights = {"lpips": config.lpips_weight, "grid": config.grid_weight, "edge": config.edge_weight}
-            losses["loss"] = losses["loss"] + sum(weight * losses[name] for name, weight in weights.items())
-        return losses
+        return self.judge(sr_image, seen.hr_image, seen.upscaled)
 
     def text_ids(self, batch: GuidedBatch) -> Tensor:
         captions = ["" if self.flip(self.config.text_dropout) else caption for caption in batch.captions]
@@ -253,11 +238,12 @@ class GuidedStage:
     def losses(self, batch: GuidedBatch) -> dict[str, Tensor]:
         seen, config = self.see(batch), self.config
         modalities = self.drop(seen.modalities)
-        routed = self.network.router(seen.lr_image, seen.uncertainty_map) if modalities else {}
-        weights = {name: inner(routed[name], 1) for name in modalities}
-        prepared = self.network.prepare(seen.lr_latent, modalities, weights, self.text_ids(batch))
         noisy, sigma, target = self.noisy_latent(seen)
-        velocity = self.network.velocity(noisy, prepared, sigma)
+        with half_precision():
+            routed = self.network.router(seen.lr_image, seen.uncertainty_map) if modalities else {}
+            weights = {name: inner(routed[name], 1).float() for name in modalities}
+            prepared = self.network.prepare(seen.lr_latent, modalities, weights, self.text_ids(batch))
+            velocity = self.network.velocity(noisy, prepared, sigma).float()
         losses = self.image_losses(seen, noisy, sigma, velocity)
         losses["velocity"] = (self.channel_weight * (velocity - target).square()).mean()
         losses["loss"] = losses["loss"] + config.velocity_weight * losses["velocity"]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,13 @@ class LoopConfig:
     gradient_clip: float = 1.0
     log_every: int = 50
     validate_minutes: float = 5.0
+
+
+class Stateful(Protocol):
+    """What a stage keeps beside the network, such as an adversary; saved and resumed with it."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> object: ...
 
 
 class Ema:
@@ -50,8 +58,16 @@ class Ema:
 class Trainer:
     """Runs `step(network) -> losses` until the schedule ends; the entry "loss" is what is minimised."""
 
-    def __init__(self, network: nn.Module, config: LoopConfig, folder: Path, batch_size: int):
+    def __init__(
+        self,
+        network: nn.Module,
+        config: LoopConfig,
+        folder: Path,
+        batch_size: int,
+        companion: Stateful | None = None,
+    ):
         self.network, self.config, self.folder, self.batch_size = network, config, folder, batch_size
+        self.companion = companion
         folder.mkdir(parents=True, exist_ok=True)
         trainable = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -69,6 +85,8 @@ class Trainer:
         self.ema.network.load_state_dict(state["ema"])
         self.ema.num_updates = state["ema_updates"]
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.companion is not None:
+            self.companion.load_state_dict(state["companion"])
         self.step_index, self.elapsed = state["step"], state["elapsed"]
         print(f"resumed at step {self.step_index}, {self.elapsed / 60:.1f} minutes in", flush=True)
 
@@ -82,6 +100,8 @@ class Trainer:
             "step": self.step_index,
             "elapsed": self.elapsed,
         }
+        if self.companion is not None:
+            state["companion"] = self.companion.state_dict()
         torch.save(state, temporary)
         temporary.replace(self.state_path)
 

@@ -13,7 +13,6 @@ The router looks at four times the area of the denoiser's crop: the gains of fou
 import argparse
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evaluation.lpips import LpipsSqueeze
 from models.network import M3ESR
 from models.pipeline import Upscaler
 from training.denoiser import MARGIN, TOKENS, GuidedConfig, GuidedStage, inner, save
 from training.guided import GuidedBatch, GuidedPairs, quarter
+from training.image_losses import ImageLosses, ImageLossWeights
 from training.loop import LoopConfig, Trainer
 
 MOMENTUM = 0.995  # of the running mean and deviation of the gains
@@ -103,8 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("pairs", "features", "profile", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--lpips", type=Path)
-    parser.add_argument("--lpips-weight", type=float, default=0.02)
+    ImageLossWeights.add_arguments(parser)
     parser.add_argument("--price", type=float, default=0.1, help="of a weight's square distance from its mean")
     parser.add_argument("--num-steps", type=int, default=20_000)
     parser.add_argument("--minutes", type=float, default=15.0)
@@ -118,9 +116,8 @@ def train(args: argparse.Namespace) -> None:
     upscaler = Upscaler.load("compact", checkpoint=args.profile)
     network = upscaler.network
     network.router.requires_grad_(True)
-    perceptual = LpipsSqueeze(args.lpips) if args.lpips else None
-    config = replace(GuidedConfig(), lpips_weight=args.lpips_weight)
-    gains = MarginalGains(GuidedStage(network, upscaler.tokenizer, config, perceptual, args.seed))
+    config, judge = GuidedConfig(), ImageLosses(ImageLossWeights.from_arguments(args), args.lpips, args.seed)
+    gains = MarginalGains(GuidedStage(network, upscaler.tokenizer, config, judge, args.seed))
     dataset, rng = GuidedPairs(args.pairs, args.features), np.random.default_rng(args.seed)
 
     def sample() -> GuidedBatch:

@@ -100,9 +100,7 @@ def run(settings: Settings, profile: str | None = None, *, load: LoadUpscaler = 
         metrics.model_loaded.labels(profile).set(1)
         queue = JobQueue(redis, job_timeout_seconds=settings.job_timeout_seconds)
         blobs = _open_blobs(settings)
-        runner = JobRunner(
-            settings, JobStore(redis), queue, blobs, {profile: upscaler}, metrics, stop, worker_id, pulse
-        )
+        runner = JobRunner(settings, JobStore(redis), queue, blobs, profile, upscaler, metrics, stop, worker_id, pulse)
         tasks.bind(runner)
         stack.callback(tasks.bind, None)
         stack.enter_context(Heartbeat(settings, profile, upscaler, worker_id, pulse))

@@ -49,8 +49,8 @@ class Reaper:
                 for job_id, answer in self.recovery.reclaim_expired().items():
                     log.warning("lease_expired", job_id=job_id, became=answer)
             for profile in PROFILES:
-                for job_id in self.recovery.dispatch_lost(profile):
-                    log.warning("dispatch_lost", job_id=job_id)
+                if num_lost := self.recovery.dispatch_lost(profile):
+                    log.warning("dispatch_lost", profile=profile, num_lost=num_lost)
         except REDIS_AWAY as error:
             self._quiet_until = self._clock() + QUIET_SECONDS
             if not self._is_redis_away:

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -49,32 +49,33 @@ class StopFlag:
 
 @dataclass(frozen=True)
 class JobRunner:
-    """Runs jobs with preloaded networks. upscalers: by profile. worker_id: told in the lease as its holder."""
+    """Runs the jobs of one profile with its preloaded networks. worker_id: told in the lease as its holder."""
 
     settings: Settings
     store: JobStore
     queue: JobQueue
     blobs: BlobStore
-    upscalers: Mapping[str, Upscaler]
+    profile: str
+    upscaler: Upscaler
     metrics: WorkerMetrics
     stop: StopFlag = field(default_factory=StopFlag)
     worker_id: str = ""
     pulse: Pulse = field(default_factory=lambda: Pulse(None))
     sleep: Callable[[float], None] = time.sleep
 
-    def run(self, job_id: str) -> None:
-        """Run a job to its end, or put it back.
+    def run_next(self, called_for: str = "") -> None:
+        """Run the job that is next in line to its end, or put it back. called_for: told in the log when none waits.
 
         Raises the connection errors of redis-py when Redis stays away.
         """
         attempt_id = uuid.uuid4().hex
-        with structlog.contextvars.bound_contextvars(job_id=job_id, attempt_id=attempt_id):
-            record = self.store.begin_attempt(
-                job_id, attempt_id, holder=self.worker_id, lease_seconds=self.settings.lease_seconds
-            )
-            if record is None:
-                log.info("nothing_to_run")  # canceled while it waited, deleted, or another worker has it
-                return
+        record = self.store.begin_next(
+            self.profile, attempt_id, holder=self.worker_id, lease_seconds=self.settings.lease_seconds
+        )
+        if record is None:  # canceled while it waited, deleted, or run by another call
+            log.info("nothing_to_run", called_for=called_for)
+            return
+        with structlog.contextvars.bound_contextvars(job_id=record.id, attempt_id=attempt_id):
             log.info("job_started", profile=record.profile, attempt=record.attempts)
             with self.metrics.busy.track_inprogress(), self._lease(record, attempt_id) as lease:
                 self._run_attempt(record, attempt_id, lease)
@@ -98,7 +99,7 @@ class JobRunner:
             is_released = self._persist(lambda: self.store.release(record.id, attempt_id))
             log.info("job_put_back", is_released=is_released)
             if is_released:
-                self._persist(lambda: self.queue.enqueue(record, at_front=True))
+                self._persist(lambda: self.queue.enqueue(record))
             self._sweep(record, attempt_id)  # its preview
             return
         except RunFenced:
@@ -137,15 +138,12 @@ class JobRunner:
             on_progress=lease.touch,
             must_put_back=lambda: self.stop.is_put_back_asked,
         )
-        upscaler = self.upscalers.get(record.profile)
-        if upscaler is None:
-            raise JobError("profile-not-installed", f"This worker does not serve '{record.profile}'.")
         with _timed(timings, "decode"):
             source = self._read_input(record)
         height, width = source.pixels.shape[:2]
         options = results.upscale_options(request, width, height)
         preview = PreviewKeeper(self.store, self.blobs, record.id, attempt_id)
-        result = upscaler.upscale(source.pixels, options, on_progress=reporter, on_preview=preview)
+        result = self.upscaler.upscale(source.pixels, options, on_progress=reporter, on_preview=preview)
         timings |= result.timings
         with _timed(timings, "maps"):
             maps = results.render_maps(result) if request.maps else {}
@@ -155,7 +153,7 @@ class JobRunner:
         reporter.report("publish", 0, 1, 1.0)
         with _timed(timings, "store"):
             self._put_files(record.id, attempt_id, image, maps)
-        return results.build_outcome(result, request, image, maps, timings, upscaler.describe())
+        return results.build_outcome(result, request, image, maps, timings, self.upscaler.describe())
 
     def _read_input(self, record: JobRecord) -> Any:
         data = self.blobs.get(input_key(record.id))

@@ -13,7 +13,10 @@ def bind(runner: JobRunner | None) -> None:
 
 
 def upscale(job_id: str) -> None:
-    """Run the job of that id; what it makes goes to record and storage. Raises RuntimeError before `bind`."""
+    """Run the job that is next in line; what it makes goes to record and storage. Raises RuntimeError before `bind`.
+
+    job_id: of the job that the call was made for, which need not be the one whose turn it is.
+    """
     if _runner is None:
         raise RuntimeError("worker.tasks.bind was not called: no networks are loaded")
-    _runner.run(job_id)
+    _runner.run_next(called_for=job_id)

@@ -34,11 +34,13 @@ def load_denoiser(
     dtype: torch.dtype = torch.float32,
     *,
     drop_dead: bool = True,
+    fused: bool = False,
 ) -> DiffusionTransformer:
-    """The denoiser in `root`/acceptee/DiT4SR/`weights`/transformer, ready for inference, without fused parameters.
+    """The denoiser in `root`/acceptee/DiT4SR/`weights`/transformer, ready for inference.
 
     Args:
         weights: dit4sr_r1, dit4sr_q or dit4sr_f.
+        fused: add the parameters of the fused group, which start as a copy of the LR group's.
         drop_dead: leave out the weights that no output depends on, and all but the middle of the position table.
 
     Raises:
@@ -46,23 +48,45 @@ def load_denoiser(
     """
     variant = variant_of(weights)
     folder = denoiser_folder(root, weights)
-    config = read_denoiser_config(folder / "config.json", variant)
+    config = read_denoiser_config(folder / "config.json", variant, fused)
     with torch.device("meta"):
         network = DiffusionTransformer(config)
-        published = set(network.state_dict())
+        published = set(network.state_dict()) - set(fused_names(network))
         if drop_dead:
             network.drop_dead_weights()
-    load_into(network, folder / WEIGHTS_FILE, torch.device(device), dtype, unread=published - set(network.state_dict()))
+    load_into(
+        network,
+        folder / WEIGHTS_FILE,
+        torch.device(device),
+        dtype,
+        unread=published - set(network.state_dict()),
+        elsewhere=fused_names(network),
+    )
+    if fused:
+        start_fused_group(network, torch.device(device), dtype)
     if drop_dead:
         network.pos_embed.keep_centre(TABLE_SIDE)
     return network.eval().requires_grad_(False)
 
 
-def read_denoiser_config(path: Path, variant: str) -> DenoiserConfig:
+def fused_names(network: DiffusionTransformer) -> list[str]:
+    """Names in the state dict that no published file has: the fused group's."""
+    return [name for name in network.state_dict() if "_fused." in name]
+
+
+def start_fused_group(network: DiffusionTransformer, device: torch.device, dtype: torch.dtype) -> None:
+    """Gives the fused group, still on the meta device, memory and the values of the LR group."""
+    for name, module in network.named_modules():
+        if name.endswith("_fused"):
+            module.to_empty(device=device).to(dtype)
+    network.init_fused_from_control()
+
+
+def read_denoiser_config(path: Path, variant: str, fused: bool = False) -> DenoiserConfig:
     """Raises ValueError when the published config.json is missing, broken or of another kind of network."""
     values = read_json(path)
     try:
-        return DenoiserConfig.from_published(values, variant=variant)
+        return DenoiserConfig.from_published(values, variant=variant, fused=fused)
     except TypeError as error:
         raise ValueError(f"{path} is not the config.json of DiT4SR ({error})") from error
     except ValueError as error:

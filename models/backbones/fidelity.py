@@ -3,7 +3,7 @@
 Dimension key: B batch  C latent channels  H W pixels  h w latent grid  L text tokens
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from models.backbones.guidance import GRID, Guidance
 from models.backbones.memory import Placement, TileSizes, choose_dtype
 from models.backbones.options import BackboneOptions
 from models.backbones.pooled_vae import PooledVae
-from models.backbones.published import Fused, PublishedUpscaler, View
+from models.backbones.published import Fusion, PublishedUpscaler
 from models.backbones.published_files import list_some
 from models.backbones.quality import vae_dtype
 from models.backbones.sd21 import (
@@ -35,13 +35,13 @@ from models.checkpoint import first_line, read_config, read_tensors, sha256
 from models.denoising.seesr.guided import Condition, Networks, step_epsilon
 from models.denoising.seesr.networks import SeeSRControlNet, SeeSRUNet
 from models.denoising.seesr.sampling import Schedule, add_noise, ddpm
-from models.fusion.image_tokens import FusedTokens, ImageTokenConfig, ImageTokenFusion
+from models.fusion.image_tokens import ImageTokenConfig, ImageTokenFusion
+from models.fusion.tiled import FusedTokens
 from models.modalities.dape.extractor import PromptExtractor
 from models.modalities.dape.network import TaggerConfig
 from models.modalities.dape.weights import LORA_FILE, RAM_FILE
 from models.modalities.published import Captioner
 from models.requests import UpscaleOptions
-from models.resize import resize
 from models.runs import Stopwatch, resolve_device, to_tensor
 
 PROFILE = "fidelity"
@@ -76,14 +76,6 @@ class Prompt:
     text_embeddings: Tensor  # (B, L, J); with guidance two rows, unconditional first
     image_tokens: Tensor | None  # (1, 145, 512)
     fused_tokens: FusedTokens | None = None
-
-
-@dataclass(frozen=True)
-class Fusion:
-    """Our trained fusion and what it reads."""
-
-    network: ImageTokenFusion
-    guidance: Guidance
 
 
 class FidelityUpscaler(PublishedUpscaler):
@@ -215,29 +207,8 @@ class FidelityUpscaler(PublishedUpscaler):
             texts.insert(0, options.negative_prompt or self.sampling.negative_prompt)
         return said, Prompt(self.text.encode(texts), tokens)
 
-    def fuse(self, prompt: Prompt, view: View, options: UpscaleOptions, watch: Stopwatch) -> Fused:
-        """Routes the whole picture once; the experts are asked tile by tile. With every modality off SeeSR is left."""
-        if self.fusion is None:
-            return Fused(prompt)
-        network = self.fusion.network
-        names = [name for name in network.config.fusion.modalities if options.strength(name) > 0]
-        if not names:
-            return Fused(prompt, is_installed=True)
-        with watch.stage("routing", 0.1):
-            assert view.uncertainty is not None  # `load_fusion` has asked for a coarse network
-            uncertainty = torch.from_numpy(view.uncertainty)[None, None].to(view.work)
-            small = resize(view.work, (4 * uncertainty.shape[-2], 4 * uncertainty.shape[-1])).clamp(0, 1)
-            routed = network.router(small, uncertainty)
-            weights = {name: options.strength(name) * routed[name] for name in names}
-            modalities = self.fusion.guidance.read(view.work, names)
-            timesteps = torch.tensor(self.schedule.timesteps(watch.num_steps), device=view.work.device).float()
-            found = network.temperatures(timesteps)
-        return Fused(
-            replace(prompt, fused_tokens=FusedTokens(network, view.lr_latent[:1], modalities, weights)),
-            maps={name: routed[name][0].cpu().numpy() for name in names},
-            temperatures={"sigma": (timesteps / 1000).tolist(), **{name: found[name].tolist() for name in names}},
-            is_installed=True,
-        )
+    def timesteps(self, num_steps: int) -> list[float]:
+        return [float(timestep) for timestep in self.schedule.timesteps(num_steps)]
 
     def denoise(
         self,

@@ -4,23 +4,28 @@ Dimension key: B batch  C latent channels  H W pixels  h w latent grid
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.backbones.coarse import CoarseEstimator
+from models.backbones.guidance import Guidance
 from models.backbones.memory import Placement, TileSizes
 from models.backbones.options import BackboneOptions
 from models.backbones.sizes import VAE_SCALE, enlarge, work_sizes
 from models.backbones.vae import TiledVae
 from models.colour import correct_colour
+from models.fusion.image_tokens import ImageTokenFusion
+from models.fusion.joint import JointFusion
+from models.fusion.tiled import FusedTokens
 from models.preview import OnPreview
 from models.requests import OnProgress, UpscaleOptions, UpscaleResult
+from models.resize import resize
 from models.runs import Stopwatch, check_image, measure_trust, output_size, to_answer, to_tensor
 
 
@@ -57,6 +62,15 @@ class Fused:
     is_installed: bool = False
 
 
+@dataclass(frozen=True)
+class Fusion:
+    """Our trained fusion and what it reads. beside: networks whose layers it borrows."""
+
+    network: JointFusion | ImageTokenFusion
+    guidance: Guidance
+    beside: tuple[nn.Module, ...] = ()
+
+
 class PublishedUpscaler(ABC):
     """A loaded public backbone. Not for two threads at once; it keeps no state between images."""
 
@@ -64,6 +78,7 @@ class PublishedUpscaler(ABC):
     placement: Placement
     vae: TiledVae
     coarse: CoarseEstimator | None
+    fusion: Fusion | None
     sampling: Sampling
     options: BackboneOptions
 
@@ -77,9 +92,38 @@ class PublishedUpscaler(ABC):
     ) -> Tensor:
         """The clean latent (1, C, h, w) of the `work` image (1, 3, 8h, 8w) in [0, 1]."""
 
+    @abstractmethod
+    def timesteps(self, num_steps: int) -> list[float]:
+        """Those at which the denoiser is asked, 0..1000, falling."""
+
     def fuse(self, prompt: Any, view: View, options: UpscaleOptions, watch: Stopwatch) -> Fused:
-        """The paper's part. Without trained weights of it the backbone runs as published, and the result says so."""
-        return Fused(prompt)
+        """The paper's part: routes the whole picture once; the experts are asked tile by tile.
+
+        Without trained weights of it, or with every modality off, the backbone runs as published.
+        """
+        if self.fusion is None:
+            return Fused(prompt)
+        network = self.fusion.network
+        names = [name for name in network.config.fusion.modalities if options.strength(name) > 0]
+        if not names:
+            return Fused(prompt, is_installed=True)
+        with watch.stage("routing", 0.1):
+            assert view.uncertainty is not None  # a fusion is not loaded without a coarse network
+            uncertainty = torch.from_numpy(view.uncertainty)[None, None].to(view.work)
+            small = resize(view.work, (4 * uncertainty.shape[-2], 4 * uncertainty.shape[-1])).clamp(0, 1)
+            routed = network.router(small, uncertainty)
+            weights = {name: options.strength(name) * routed[name] for name in names}
+            modalities = self.fusion.guidance.read(view.work, names)
+            timesteps = self.timesteps(watch.num_steps)
+            with self.placement.use(*self.fusion.beside):
+                found = network.temperatures(torch.tensor(timesteps, device=view.work.device))
+        sigmas = [timestep / 1000 for timestep in timesteps]
+        return Fused(
+            replace(prompt, fused_tokens=FusedTokens(network, view.lr_latent[:1], modalities, weights)),
+            maps={name: routed[name][0].cpu().numpy() for name in names},
+            temperatures={"sigma": sigmas, **{name: found[name].tolist() for name in names}},
+            is_installed=True,
+        )
 
     @abstractmethod
     def new_tiles(self) -> TileSizes:

@@ -35,6 +35,7 @@ def load_into(
     dtype: torch.dtype,
     *,
     unread: Iterable[str] = (),
+    elsewhere: Iterable[str] = (),
 ) -> None:
     """Fills a network built on the meta device from a safetensors file, tensor by tensor: never twice in memory.
 
@@ -42,11 +43,13 @@ def load_into(
 
     Args:
         unread: names the file may hold although `network` has no place for them.
+        elsewhere: names of `network` that are not of this file; they stay on the meta device.
 
     Raises:
         ValueError: no such file, not a safetensors file, or keys that are missing, unknown or of another shape.
     """
-    expected = network.state_dict()
+    others = set(elsewhere)
+    expected = {name: value for name, value in network.state_dict().items() if name not in others}
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -58,7 +61,7 @@ def load_into(
         raise
     except Exception as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); fetch it again") from error
-    network.load_state_dict(state, assign=True)
+    network.load_state_dict(state, strict=False, assign=True)
 
 
 def place(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
@@ -114,3 +117,12 @@ def load_tokenizer(kind: Any, folder: Path) -> Any:
         return kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise ValueError(f"{folder} holds no tokenizer that can be read ({first_line(error)})") from error
+
+
+def silence_libraries() -> None:
+    """Turns off the progress bars that transformers and diffusers draw while loading: a log is no terminal."""
+    import diffusers
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()

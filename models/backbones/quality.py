@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from models.backbones.coarse import CoarseEstimator
 from models.backbones.dit4sr import DEFAULT_WEIGHTS, WEIGHTS_FILE, denoiser_folder, load_denoiser, variant_of
+from models.backbones.fusion_files import fusion_file, load_fusion
+from models.backbones.guidance import GRID
 from models.backbones.memory import Placement, TileSizes, choose_dtype, free_bytes
 from models.backbones.options import BackboneOptions
-from models.backbones.published import PublishedUpscaler
+from models.backbones.published import Fusion, PublishedUpscaler
 from models.backbones.published_files import list_some, read_json
 from models.backbones.sizes import PROCESS_SIDE
 from models.backbones.text import PromptEncoder
@@ -26,6 +28,7 @@ from models.checkpoint import sha256
 from models.denoising.guided import Condition, step_velocity
 from models.denoising.sampling import euler, stock_sigmas
 from models.denoising.transformer import DiffusionTransformer
+from models.fusion.tiled import FusedTokens
 from models.modalities.published import Captioner
 from models.requests import UpscaleOptions
 from models.runs import Stopwatch, resolve_device
@@ -80,6 +83,7 @@ class Prompt:
 
     text_embeddings: Tensor  # (B, L, J)
     pooled: Tensor  # (B, .)
+    fused_tokens: FusedTokens | None = None
 
 
 class QualityUpscaler(PublishedUpscaler):
@@ -93,6 +97,7 @@ class QualityUpscaler(PublishedUpscaler):
         schedule: Schedule,
         placement: Placement,
         *,
+        fusion: Fusion | None = None,
         coarse: CoarseEstimator | None = None,
         captioner: Captioner | None = None,
         sampling: PublishedSampling | None = None,
@@ -100,7 +105,10 @@ class QualityUpscaler(PublishedUpscaler):
         checkpoint_sha256: str = "",
     ):
         self.denoiser, self.vae, self.text, self.schedule, self.placement = denoiser, vae, text, schedule, placement
-        self.coarse, self.captioner = coarse, captioner
+        self.coarse, self.captioner, self.fusion = coarse, captioner, fusion
+        if fusion is not None:
+            self.multiple = GRID  # whole tokens
+            fusion.network.to(placement.device)  # small beside the denoiser, and asked at every step
         self.sampling: PublishedSampling = sampling or PublishedSampling()
         self.options = options or BackboneOptions()
         self.sha256 = checkpoint_sha256
@@ -116,7 +124,7 @@ class QualityUpscaler(PublishedUpscaler):
     ) -> "QualityUpscaler":
         """Reads DiT4SR and SD3.5 medium from `root`, which holds <owner>/<repository>/<path as on the hub>.
 
-        T5 and a coarse network are used if they are there.
+        T5, a coarse network and trained weights of our fusion are used if they are there.
 
         Raises:
             MissingWeightsError: names the command that fetches what is missing.
@@ -127,7 +135,14 @@ class QualityUpscaler(PublishedUpscaler):
         placement = Placement(options.offload, place)
         dtype = choose_dtype(options.dtype, place)
         check_installed(root, options.quality_weights)
-        denoiser = load_denoiser(root, options.quality_weights, placement.home, dtype)
+        fusion_path = root / fusion_file(options.quality_weights)
+        denoiser = load_denoiser(root, options.quality_weights, placement.home, dtype, fused=fusion_path.is_file())
+        coarse = CoarseEstimator.find(root, placement)
+        fusion = None
+        if fusion_path.is_file():
+            fusion = load_fusion(
+                root, options.quality_weights, denoiser, dtype, placement, has_coarse=coarse is not None
+            )
         if options.compile:
             denoiser.compile()
         return cls(
@@ -136,7 +151,8 @@ class QualityUpscaler(PublishedUpscaler):
             PromptEncoder.load(root / SD35, denoiser.config.joint_attention_dim, dtype, placement),
             Schedule.read(root / SD35 / "scheduler" / "scheduler_config.json"),
             placement,
-            coarse=CoarseEstimator.find(root, placement),
+            fusion=fusion,
+            coarse=coarse,
             captioner=captioner,
             options=options,
             checkpoint_sha256=sha256(denoiser_folder(root, options.quality_weights) / WEIGHTS_FILE),
@@ -145,7 +161,8 @@ class QualityUpscaler(PublishedUpscaler):
     @property
     def networks(self) -> list[nn.Module]:
         parts = [self.denoiser, self.vae.network, *(network for _, network in self.text.parts())]
-        return [*parts, *([self.coarse.network] if self.coarse else [])]
+        fusion = [self.fusion.network, *self.fusion.guidance.networks] if self.fusion else []
+        return [*parts, *([self.coarse.network] if self.coarse else []), *fusion]
 
     def describe(self) -> dict[str, Any]:
         """What is loaded, for the job's record and the log."""
@@ -158,6 +175,7 @@ class QualityUpscaler(PublishedUpscaler):
             "dtype": str(self.denoiser.proj_out.weight.dtype).removeprefix("torch."),
             "offload": self.placement.offload,
             "text_encoders": ["CLIP-L", "CLIP-bigG", *(["T5"] if self.text.t5 else [])],
+            "fusion": "trained" if self.fusion else "not installed",
         }
 
     def new_tiles(self) -> TileSizes:
@@ -186,6 +204,9 @@ class QualityUpscaler(PublishedUpscaler):
         batch, device = 2 if self.cfg_scale(options) > 1 else 1, self.placement.device
         return [torch.Generator(device).manual_seed((options.seed + 1 + row) % 2**63) for row in range(batch)]
 
+    def timesteps(self, num_steps: int) -> list[float]:
+        return [1000 * sigma for sigma in self.schedule.sigmas(num_steps)[:-1].tolist()]
+
     def denoise(
         self,
         prompt: Prompt,
@@ -196,7 +217,9 @@ class QualityUpscaler(PublishedUpscaler):
         watch: Stopwatch,
     ) -> Tensor:
         """A step that runs out of memory is repeated with smaller tiles."""
-        condition = Condition(lr_latent, prompt.text_embeddings, prompt.pooled, self.cfg_scale(options))
+        condition = Condition(
+            lr_latent, prompt.text_embeddings, prompt.pooled, self.cfg_scale(options), prompt.fused_tokens
+        )
         generator = self.noise_generator(options)
         noise = torch.randn(1, *lr_latent.shape[1:], generator=generator, device=generator.device).to(lr_latent.device)
         num_done = 0

@@ -14,7 +14,7 @@ from models.denoising.sampling import OnStep, euler, guide
 from models.denoising.tiled import Place, blend_tiles, tile_places
 from models.denoising.transformer import DiffusionTransformer
 
-FusedTokensFn = Callable[[Place, float], Tensor | None]  # (tile, sigma) -> (1 or B, P, D), None: no fused group
+FusedTokensFn = Callable[[slice, slice, float], Tensor]  # (rows, columns, timestep) of a tile -> (1 or B, P, D)
 OnTile = Callable[[float], None]  # share of the step's tiles done, in (0, 1]; raise to cancel
 
 
@@ -26,7 +26,7 @@ class Condition:
     text_embeddings: Tensor  # (B, L, J)
     pooled: Tensor  # (B, .)
     cfg_scale: float = 1.0  # read when B is 2
-    fused_tokens: FusedTokensFn = lambda place, sigma: None
+    fused_tokens: FusedTokensFn | None = None  # None: the fused group is absent
 
 
 def tile_velocity(
@@ -34,7 +34,7 @@ def tile_velocity(
 ) -> Tensor:
     """Guided velocity (1, C, ., .) float32 of one tile; the network runs in the precision of its weights."""
     batch, dtype = len(condition.text_embeddings), network.proj_out.weight.dtype
-    fused = condition.fused_tokens(place, sigma)
+    fused = None if condition.fused_tokens is None else condition.fused_tokens(*place[1:], 1000 * sigma)
     velocity = network(
         noisy_latent[place].expand(batch, -1, -1, -1).to(dtype),
         condition.lr_latent[place].expand(batch, -1, -1, -1).to(dtype),

@@ -16,6 +16,7 @@ class FusionConfig:
     modalities: tuple[str, ...] = ("segmentation", "depth", "edge", "dino")
     query: Literal["modality", "patch"] = "modality"  # literal Eq. 15 | Eq. 2
     map_width: int = 64  # of the encoder that turns RGB maps into tokens
+    map_channels: int = 0  # of the latents that come in place of RGB maps (VQGAN f16: 256); 0: maps, and the encoder
     dino_channels: int = 64
 
 

@@ -29,6 +29,17 @@ class MapEncoder(nn.Module):
         return x.flatten(2).transpose(1, 2)
 
 
+class GridProjection(nn.Module):
+    """Features on a grid (B, C, h, w) -> tokens (B, h * w, D), row by row."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.linear = nn.Linear(channels, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(features.flatten(2).transpose(1, 2))
+
+
 @dataclass(frozen=True)
 class PreparedFusion:
     """What does not change over the sampling steps of one image: z, its expert weights, and Q, K, V of every expert."""
@@ -44,13 +55,19 @@ class ModalityFusion(nn.Module):
     def __init__(self, config: FusionConfig, time_width: int):
         super().__init__()
         self.config = config
-        self.map_encoder = MapEncoder(config)
+        # VQGAN is one encoder for all maps, and so is what follows it
+        self.map_encoder = (
+            GridProjection(config.map_channels, config.width) if config.map_channels else MapEncoder(config)
+        )
         self.dino_projection = nn.Linear(config.dino_channels, config.width)
         self.experts = nn.ModuleDict({name: ModalityExpert(config) for name in config.modalities})
         self.temperature = TemperatureSchedule(time_width, len(config.modalities))
 
     def tokens(self, name: str, modality: Tensor) -> Tensor:
-        """A modality as (B, L, D): DINO features (B, C, H/16, W/16) or a rendered RGB map (B, 3, H, W)."""
+        """A modality as (B, L, D): DINO features (B, C, H/16, W/16), or a rendered RGB map (B, 3, H, W).
+
+        With `map_channels` VQGAN's latents (B, map_channels, H/16, W/16) come in place of the map.
+        """
         if name == "dino":
             return self.dino_projection(modality.flatten(2).transpose(1, 2))
         return self.map_encoder(modality)

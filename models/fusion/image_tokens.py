@@ -9,16 +9,14 @@ Dimension key: B batch  C channels  h w latent grid  P LR patches (2 x 2 cells) 
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from models.denoising.embeddings import NUM_FREQUENCIES, EmbeddingMLP, PatchEmbed, sinusoid
 from models.fusion.experts import FusionConfig, ModalityExpert
 from models.fusion.fusion import PreparedFusion
 from models.fusion.temperature import TemperatureSchedule
+from models.fusion.tiled import PATCH
 from models.routing.router import RouterConfig, UncertaintyRouter
-
-PATCH = 2  # latent cells per token side: 16 px, the grid of VQGAN f16 and of DINOv3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,36 +91,3 @@ class ImageTokenFusion(nn.Module):
             read = self.experts[name].read(projected, temperatures[name])
             fused = fused + prepared.expert_weights[name][..., None] * read
         return self.to_tokens(fused)
-
-
-class FusedTokens:
-    """The fused tokens of one picture, tile by tile; what does not change over the steps is computed once per tile.
-
-    lr_latent: (1, C, h, w).  modalities, expert_weights: as `ImageTokenFusion.prepare` takes them, for all of it.
-    """
-
-    def __init__(
-        self,
-        network: ImageTokenFusion,
-        lr_latent: Tensor,
-        modalities: dict[str, Tensor],
-        expert_weights: dict[str, Tensor],
-    ):
-        self.network, self.lr_latent = network, lr_latent
-        self.modalities, self.expert_weights = modalities, expert_weights
-        self.prepared: dict[tuple[int, ...], PreparedFusion] = {}
-
-    def __call__(self, rows: slice, columns: slice, timestep: int) -> Tensor:
-        """(1, P, token_width) of the tile at these latent cells, which begin and end at even places."""
-        place = rows.start, rows.stop, columns.start, columns.stop
-        if place not in self.prepared:
-            self.prepared[place] = self.prepare(rows, columns)
-        return self.network(self.prepared[place], torch.tensor([float(timestep)], device=self.lr_latent.device))
-
-    def prepare(self, rows: slice, columns: slice) -> PreparedFusion:
-        grid = tuple(slice(s.start // PATCH, s.stop // PATCH) for s in (rows, columns))
-        return self.network.prepare(
-            self.lr_latent[..., rows, columns],
-            {name: features[..., grid[0], grid[1]] for name, features in self.modalities.items()},
-            {name: weights[..., grid[0], grid[1]] for name, weights in self.expert_weights.items()},
-        )

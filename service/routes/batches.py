@@ -93,5 +93,5 @@ def delete_batch(batch_id: str, context: ContextDep, caller: CallerDep) -> Respo
         return JSONResponse(view.model_dump(mode="json"), status_code=202)
     for record in records:
         forget(context, record.id)
-    context.batches.delete(batch_id)
+    context.batches.delete(batch)
     return Response(status_code=204)

@@ -43,14 +43,23 @@ def form_schema(*, is_batch: bool = False) -> dict[str, Any]:
         "title": "Webhook Events",
         "description": f"Of {', '.join(WEBHOOK_EVENTS)}, comma-separated; absent: all.",
     }
-    image: dict[str, Any] = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, AVIF or TIFF."}
+    image: dict[str, Any] = {
+        "type": "string",
+        "format": "binary",
+        "description": "PNG, JPEG, WebP, AVIF, TIFF or HEIC.",
+    }
+    form: dict[str, Any] = {"type": "object", "additionalProperties": False}
     if is_batch:
-        image = {"type": "array", "minItems": 1, "items": image}
-    return {
-        "type": "object",
-        "required": ["file"],
-        "additionalProperties": False,
-        "properties": {"file": image, **properties},
+        files = {"type": "array", "minItems": 1, "items": image}
+        return form | {"required": ["file"], "properties": {"file": files, **properties}}
+    url = {
+        "type": "string",
+        "title": "Url",
+        "description": "Of the image, instead of `file`, where the server allows it.",
+    }
+    return form | {
+        "oneOf": [{"required": ["file"]}, {"required": ["url"]}],
+        "properties": {"file": image, "url": url, **properties},
     }
 
 
@@ -96,7 +105,7 @@ async def upscale(request: Request, context: ContextDep, caller: CallerDep) -> J
     """Accept an image. The answer names the job; poll its `url`, or listen to its `/events`."""
     try:
         await run_in_threadpool(context.throttle.admit, caller)  # before the body is read
-        data, fields = await read_form(request)
+        data, fields = await read_form(request, context.fetcher)
         options = read_options(fields, context.settings)
         await screen_webhook(options.webhook_url, context.settings, context.webhook_guard)
         upload = await run_in_threadpool(_screen, context, data, options)

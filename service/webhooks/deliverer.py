@@ -5,14 +5,16 @@ import contextlib
 import random
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import httpx
 import structlog
 from starlette.concurrency import run_in_threadpool
 
 from jobs import REDIS_AWAY, Outbox, Webhook, WebhookOutcome
-from service.webhooks.guard import BlockedUrl, Guard, PinnedTransport, UnresolvedName
+from service.outbound import BlockedUrl, Guard, UnresolvedName, open_client
 from service.webhooks.signing import signed_headers
 
 # The schedule that Standard Webhooks recommends: seconds before each try, about 75 hours in all.
@@ -22,6 +24,8 @@ JITTER = 0.2
 SEND_SECONDS = 15.0
 POLL_SECONDS = 0.5
 MAX_AT_ONCE = 32
+# Of these to one host and port: a slow receiver must not take all hands, nor be overrun when it comes back.
+MAX_PER_RECEIVER = 4
 # At the end of the process; what is not sent by then is sent again by whoever comes next.
 LAST_SECONDS = 3.0
 log = structlog.get_logger(__name__)
@@ -51,6 +55,8 @@ class Deliverer:
         self._clock = clock
         self._jitter = jitter
         self._at_work: set[asyncio.Task[None]] = set()
+        self._receivers: Counter[str] = Counter()  # those that are being sent to
+        self._hand_is_free = asyncio.Event()
 
     async def run(self) -> None:
         """Deliver until cancelled; then give the tries at hand a moment to end."""
@@ -60,7 +66,9 @@ class Deliverer:
                     await self.start_due()
                 except Exception as error:  # Redis is away, mostly: the next round finds the same webhooks
                     log.warning("webhooks_not_read", reason=str(error))
-                await asyncio.sleep(POLL_SECONDS)
+                self._hand_is_free.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._hand_is_free.wait(), POLL_SECONDS)
         finally:
             if self._at_work:
                 await asyncio.wait(self._at_work, timeout=LAST_SECONDS)
@@ -70,12 +78,28 @@ class Deliverer:
     async def start_due(self) -> int:
         """Claim what is due, as far as hands are free, and begin to send it; how many there were."""
         num_free = MAX_AT_ONCE - len(self._at_work)
-        claimed = await run_in_threadpool(self._outbox.claim_due, limit=num_free) if num_free else []
+        if not num_free:
+            return 0
+        taken = self._receivers.copy()
+
+        def may_send(url: str) -> bool:
+            taken[_receiver(url)] += 1
+            return taken[_receiver(url)] <= MAX_PER_RECEIVER
+
+        claimed = await run_in_threadpool(self._outbox.claim_due, limit=num_free, may_send=may_send)
         for webhook in claimed:
+            self._receivers[_receiver(webhook.url)] += 1
             task = asyncio.create_task(self._deliver(webhook))
             self._at_work.add(task)
-            task.add_done_callback(self._at_work.discard)
+            task.add_done_callback(partial(self._note_done, _receiver(webhook.url)))
         return len(claimed)
+
+    def _note_done(self, receiver: str, task: asyncio.Task[None]) -> None:
+        self._at_work.discard(task)
+        self._receivers[receiver] -= 1
+        if self._receivers[receiver] == 0:
+            del self._receivers[receiver]
+        self._hand_is_free.set()
 
     async def deliver_due(self) -> int:
         """One round, to its end: how many webhooks were tried."""
@@ -136,15 +160,8 @@ class Deliverer:
         return (WebhookOutcome.GONE if status == 410 else WebhookOutcome.REJECTED), status
 
     async def _post(self, url: str, headers: dict[str, str], body: bytes) -> int:
-        # A client for each try: cookies and connections of one receiver are no business of the next.
-        inner = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False)
         async with (
-            httpx.AsyncClient(
-                transport=PinnedTransport(self._guard, inner),
-                trust_env=False,
-                follow_redirects=False,
-                timeout=SEND_SECONDS,
-            ) as client,
+            open_client(self._guard, self._tls, SEND_SECONDS) as client,
             client.stream("POST", url, headers=headers, content=body) as response,
         ):
             return response.status_code  # the status is all there is to know: the body is never read
@@ -153,4 +170,10 @@ class Deliverer:
 def _host(url: str) -> str:
     with contextlib.suppress(httpx.InvalidURL):
         return httpx.URL(url).host
+    return ""
+
+
+def _receiver(url: str) -> str:
+    with contextlib.suppress(httpx.InvalidURL):
+        return httpx.URL(url).netloc.decode()
     return ""

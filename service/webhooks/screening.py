@@ -1,9 +1,14 @@
 """Screening: a webhook_url is refused when it is sent, and not only when it is of no use."""
 
 from jobs import JobError, Settings
-from service.webhooks.guard import BlockedUrl, Guard, UnresolvedName
+from service.outbound import BlockedUrl, Guard, UnresolvedName
 
 _FIELD = "webhook_url"
+
+
+def webhook_guard(settings: Settings) -> Guard:
+    """A guard that knows where webhooks may go."""
+    return Guard(allow_http=settings.webhook_allow_http, allow_private=settings.webhook_allow_private)
 
 
 async def screen_webhook(url: str | None, settings: Settings, guard: Guard) -> None:

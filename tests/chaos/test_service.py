@@ -7,11 +7,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from jobs import JobStatus
+from jobs import JobStatus, Outbox, WebhookState
+from jobs.keys import OUTBOX
+from jobs.outbox import CLAIM_SECONDS
 from service.sweeper import ORPHAN_AGE, sweep_orphans
-from tests.chaos.fleet import AWAY_SECONDS, NUM_FAULTS, NUM_JOBS
+from tests.chaos.fleet import AWAY_SECONDS, NUM_FAULTS, NUM_JOBS, Fleet
 from tests.chaos.processes import wait_until
 from tests.fakes import picture
+from tests.receivers import receiving
+
+SECRET = "whsec_" + "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="
 
 pytestmark = pytest.mark.timeout(1800)  # at full length
 
@@ -63,6 +68,35 @@ def test_an_api_killed_while_it_accepts_jobs_leaves_no_orphan_and_no_twin(fleet)
     sweep_orphans(fleet.store, fleet.blobs, datetime.now(UTC) + ORPHAN_AGE + timedelta(minutes=1))
     assert {key.split("/")[0] for key in fleet.stored()} == accepted
     fleet.report("kill -9 of the API while it accepts a job", num_faults)
+
+
+def test_a_webhook_whose_deliverer_is_killed_while_it_sends_is_sent_again_by_another(tmp_path):
+    """Between the receiver's taking it and the note that it did: the same webhook-id comes twice, and is settled."""
+    fleet = Fleet(tmp_path, M3ESR_WEBHOOK_SECRET=SECRET, M3ESR_WEBHOOK_ALLOW_HTTP="1", M3ESR_WEBHOOK_ALLOW_PRIVATE="1")
+    try:
+        with receiving() as receiver:
+            fleet.start_worker()
+            api = fleet.start_service()
+            receiver.hold_seconds = 3600
+            job_id = fleet.submit(num_steps=1, webhook_url=receiver.url)
+            wait_until(lambda: receiver.requests, 30, "the webhook is being sent")
+            api.kill()
+            receiver.hold_seconds = 0
+            api.start()
+            outbox = Outbox(fleet.redis)
+            assert outbox.get(job_id).state is WebhookState.PENDING
+            if AWAY_SECONDS < CLAIM_SECONDS:  # shortened: as if the claim of the dead had run out by now
+                fleet.redis.zadd(OUTBOX, {job_id: time.time()})
+            started = time.monotonic()
+            wait_until(
+                lambda: outbox.get(job_id).state is WebhookState.DELIVERED, CLAIM_SECONDS + 20, "it is sent again"
+            )
+            assert receiver.ids == [f"msg_{job_id}"] * 2
+            assert (outbox.get(job_id).attempts, outbox.num_pending()) == (2, 0)
+            fleet.recoveries.append(time.monotonic() - started)
+            fleet.report("kill -9 of the API while it sends a webhook", 1)
+    finally:
+        fleet.close()
 
 
 @pytest.mark.parametrize("code", ["storage-full", "storage-unavailable"])

@@ -6,6 +6,7 @@ CONTRACT_EXAMPLES sets how many random requests each operation gets beside the s
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import schemathesis
@@ -26,13 +27,37 @@ PICTURES = [picture(), picture(9, 7, "JPEG"), picture(5, 5, "WEBP", "RGBA")]
 # That 422 is not in the schema's power; all other operations must take what the document allows.
 CONFIG = {
     "generation": {"max-examples": NUM_EXAMPLES, "deterministic": True, "database": "none"},
-    # DELETE of what is not over cancels it (202): it is still there, as the document says.
+    # It takes every 2xx of a DELETE for a deletion. Here 202 is a cancel that was accepted: the job is still there, and
+    # tells how it ends, as the document says. `GoneAfterDelete` below checks the same for 204, over the whole run.
     "checks": {"use_after_free": {"enabled": False}},
     "operations": [
         {"include-name": name, "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "422"]}}}
         for name in ("POST /v1/upscale", "POST /v1/batches", "POST /v1/estimate")
     ],
 }
+
+
+@schemathesis.check
+class GoneAfterDelete:
+    """What a DELETE answered with 204 is not found any more, nor is anything below it."""
+
+    num_deleted = num_looked_for = 0
+
+    def __init__(self) -> None:
+        self.deleted: set[str] = set()
+
+    def after_response(
+        self, ctx: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
+    ) -> None:
+        path = urlsplit(str(response.request.url)).path
+        if case.method == "DELETE" and response.status_code == 204:
+            self.deleted.add(path)
+            GoneAfterDelete.num_deleted += 1
+        for location in response.headers.get("location", []):  # an Idempotency-Key may make it anew
+            self.deleted.discard(location)
+        if case.method == "GET" and any(path == gone or path.startswith(f"{gone}/") for gone in self.deleted):
+            GoneAfterDelete.num_looked_for += 1
+            assert response.status_code >= 400, f"{path} was deleted and is answered with {response.status_code}"
 
 
 @pytest.fixture
@@ -81,4 +106,5 @@ def test_every_answer_is_what_the_document_says(api: schemathesis.BaseSchema) ->
                     told = f"{event.recorder.label}: {info.failure.title}: {info.failure.message}"
                     failures.setdefault(told, info.code_sample)
     assert num_checked > 1000
+    assert GoneAfterDelete.num_deleted > 0 and GoneAfterDelete.num_looked_for > 0
     assert not failures, "\n\n".join(f"{told}\n{request[:600]}" for told, request in failures.items())

@@ -22,6 +22,7 @@ from tests.corpus.containers import (
     webp_with,
 )
 from tests.corpus.good import FORMATS, SIZE
+from tests.heic import heic_of
 
 BROKEN = frozenset({"unsupported-format", "invalid-image"})
 UNSUPPORTED = frozenset({"unsupported-format"})
@@ -59,7 +60,7 @@ def _boundaries(data: bytes, image_format: str) -> list[int]:
         places = [4, 8, offset, offset + 2, *(offset + 2 + 12 * i for i in range(1, count + 1))]
     elif image_format == "WEBP":
         places = [4, 8, 12, 16, 20, 25, 30]
-    else:  # AVIF: boxes in boxes; every eighth byte of the header hits each of them
+    else:  # AVIF, HEIF: boxes in boxes; every eighth byte of the header hits each of them
         places = list(range(8, data.index(b"mdat") + 8, 8))
     return sorted({place for place in places if place < len(data)})
 
@@ -137,6 +138,7 @@ def _frames() -> Iterator[Case]:
             saved(frames[0], image_format, save_all=True, append_images=frames[1:]),
             ANIMATED,
         )
+    yield Case("heic-3-pictures", heic_of(*frames), ANIMATED)
     yield Case("gif-3-frames", saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), UNSUPPORTED)
     many = [Image.new("RGB", SIZE, (i % 256, i // 256 * 40, 9)) for i in range(600)]
     for image_format in ("PNG", "WEBP", "TIFF"):

@@ -24,6 +24,7 @@ from tests.corpus.containers import (
     tiff,
     tiff_entries,
 )
+from tests.heic import heic_of
 
 TOO_MANY = frozenset({"too-many-pixels"})
 COSTLY = frozenset({"costly-image"})
@@ -38,6 +39,7 @@ def bomb_cases(is_full: bool) -> Iterator[Case]:
     yield from _promises()
     yield from _strips()
     yield from _texts()
+    yield from _boxes()
     if is_full:
         yield from _floods()
         yield from _scans(("L", "RGB", "CMYK"))
@@ -64,11 +66,12 @@ def _promises() -> Iterator[Case]:
     jpeg = photo("JPEG")
     at = jpeg.index(b"\xff\xc0") + 5
     yield Case("jpeg-claims", jpeg[:at] + b"\xff\xff\xff\xff" + jpeg[at + 4 :], TOO_MANY | BROKEN)
-    avif = photo("AVIF")
-    at = avif.index(b"ispe") + 8
-    for side in (60_000, 2**31 - 1):
-        claim = struct.pack(">II", side, side)
-        yield Case(f"avif-claims-{side}", avif[:at] + claim + avif[at + 8 :], ANY)
+    for image_format in ("AVIF", "HEIF"):
+        data = photo(image_format)
+        at = data.index(b"ispe") + 8
+        for side in (65_535, 2**31 - 1):
+            claim = struct.pack(">II", side, side)
+            yield Case(f"{image_format}-claims-{side}", data[:at] + claim + data[at + 8 :], ANY)
 
 
 def _strips() -> Iterator[Case]:
@@ -127,6 +130,23 @@ def _floods() -> Iterator[Case]:
     yield Case("webp-flood-frames", b"RIFF" + struct.pack("<I", len(body)) + body, ANY)
 
 
+def _boxes() -> Iterator[Case]:
+    """HEIC of very many boxes: without meaning, and where its items are told."""
+    heic = photo("HEIF")
+    start = struct.unpack(">I", heic[:4])[0]
+    free, item = struct.pack(">I", 8) + b"free", struct.pack(">I", 21) + b"infe\2\0\0\0\0\7\0\0hvc1\0"
+    yield Case("heic-flood-boxes", heic[:start] + free * (FLOOD_BYTES // 8) + heic[start:], ANY, may_pass=True)
+    at = heic.index(b"iinf") - 4
+    size = struct.unpack(">I", heic[at : at + 4])[0]
+    items = item * 60_000
+    iinf = (
+        struct.pack(">I", size + len(items)) + heic[at + 4 : at + 12] + b"\xff\xff" + heic[at + 14 : at + size] + items
+    )
+    meta = heic.index(b"meta") - 4
+    longer = struct.pack(">I", struct.unpack(">I", heic[meta : meta + 4])[0] + len(items))
+    yield Case("heic-flood-items", heic[:meta] + longer + heic[meta + 4 : at] + iinf + heic[at + size :], ANY)
+
+
 def _scans(modes: tuple[str, ...]) -> Iterator[Case]:
     """A progressive JPEG whose last scan is told again and again: each goes over all the pixels."""
     for mode in modes:
@@ -152,6 +172,9 @@ def _largest() -> Iterator[Case]:
         data = saved(flat, image_format, **options)
         yield Case(f"{image_format}-largest", data, COSTLY | BROKEN, may_pass=True, options=HARDLY_LARGER)
         yield Case(f"{image_format}-largest-x4", data, TOO_MANY | COSTLY | BROKEN)
+    heic = heic_of(flat, quality=10)
+    yield Case("heic-largest", heic, COSTLY | BROKEN, may_pass=True, options=HARDLY_LARGER)
+    yield Case("heic-largest-x4", heic, TOO_MANY | COSTLY | BROKEN)
     pixels = deflated_zeros(SIDE * SIDE * 3 + 900_000_000)  # far more behind the last row
     yield Case(
         "png-more-rows", png(header=png_header(SIDE, SIDE), pixels=pixels), ANY, may_pass=True, options=HARDLY_LARGER

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from tests.heic import heic_of
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SHORT, LONG, UNDEFINED = 3, 4, 7  # TIFF field types
 
@@ -49,6 +51,10 @@ def saved(image: Image.Image, image_format: str, **options: object) -> bytes:
 def photo(image_format: str, mode: str = "RGB", width: int = 16, height: int = 12, **options: object) -> bytes:
     """A small image of noise as Pillow writes it."""
     samples = Image.fromarray(noise(width, height, 4 if mode.endswith("A") else 3))
+    if image_format == "HEIF":
+        if isinstance(exif := options.get("exif"), Image.Exif):
+            options["exif"] = exif.tobytes()
+        return heic_of(samples if mode == "RGBA" else samples.convert(mode), **options)  # type: ignore[arg-type]
     return saved(samples if mode == "RGBA" else samples.convert(mode), image_format, **options)
 
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 from tests.corpus.containers import Case, chunk, jpeg_segment, jpeg_with, noise, photo, png_of, saved, tiff_of
 
 SIZE = (16, 12)
-FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "HEIF")
 OUTPUTS = ("png", "jpeg", "webp", "avif", "tiff")
 
 
@@ -46,7 +46,7 @@ def _modes() -> Iterator[Case]:
         start = bare.index(b"\xff\xee")
         data = bare[: start + 15] + bytes([transform]) + bare[start + 16 :]
         yield Case(f"jpeg-adobe-{name}", data, size=SIZE, is_gray=False)
-    for image_format in ("WEBP", "AVIF"):
+    for image_format in ("WEBP", "AVIF", "HEIF"):
         for mode in ("RGB", "RGBA"):
             data = photo(image_format, mode, quality=90)
             yield Case(f"{image_format}-{mode}", data, size=SIZE, has_alpha=mode == "RGBA")

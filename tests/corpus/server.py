@@ -74,16 +74,25 @@ class MeasuredServer:
         # API, helpers, and the fork of a helper that looks at one file
         found, fresh = [self.process.pid], [self.process.pid]
         while fresh:
-            children: list[int] = []
-            for pid in fresh:
-                for task in Path(f"/proc/{pid}/task").glob("*/children"):
-                    try:
-                        children += [int(child) for child in task.read_text().split()]
-                    except OSError:
-                        continue
+            children = [child for pid in fresh for child in _children(pid)]
             found += children
             fresh = children
         return found
+
+
+def _children(pid: int) -> list[int]:
+    # A process, or one of its threads, may end between any two of these lines: what is gone has no children
+    found: list[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for thread in threads:
+        try:
+            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+        except OSError:
+            continue
+    return found
 
 
 def _memory(pid: int) -> int:

@@ -69,7 +69,7 @@ class Bench:
         self.blobs = blobs
         settings = Settings(redis_url=redis_url, storage_url=str(self.storage))
         store, queue = JobStore(self.redis), JobQueue(self.redis)
-        self.runner = JobRunner(settings, store, queue, blobs, {"compact": FakeUpscaler()}, WorkerMetrics())
+        self.runner = JobRunner(settings, store, queue, blobs, "compact", FakeUpscaler(), WorkerMetrics())
         self.figures = Figures()
 
     def send(self, case: Case) -> tuple[int, dict[str, object]]:
@@ -136,7 +136,7 @@ def check(bench: Bench, case: Case) -> None:
 
 def check_result(bench: Bench, case: Case, job_id: str) -> None:
     """Run the job, and look at its result with Pillow alone."""
-    bench.runner.run(job_id)
+    bench.runner.run_next()
     record = bench.runner.store.require(job_id)
     assert record.status.value == "succeeded", f"the worker failed: {record.outcome.error}"
     image = Image.open(io.BytesIO(bench.server.http.get(f"/v1/jobs/{job_id}/result").content))

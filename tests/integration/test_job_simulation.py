@@ -22,9 +22,8 @@ from jobs import (
     Recovery,
     Signal,
     connect,
-    dispatched_job,
 )
-from jobs.keys import LEASES, OUTBOX, rq_list, waiting_key, webhook_key
+from jobs.keys import LEASES, OUTBOX, line_key, rq_list, turns_key, waiting_key, webhook_key
 from tests.fakes import FakeClock, a_job
 
 LEASE_SECONDS = 15.0
@@ -48,10 +47,16 @@ class JobSimulation(RuleBasedStateMachine):
         self.job_ids, self.runs, self.ended, self.num_replays = [], [], {}, 0
         self.attempt_ids = (f"attempt-{n}" for n in itertools.count())
 
-    @rule(is_dispatched=st.booleans(), webhook_url=st.sampled_from(["https://hooks.test/", None]))
-    def accept(self, is_dispatched, webhook_url):
+    @rule(
+        is_dispatched=st.booleans(),
+        webhook_url=st.sampled_from(["https://hooks.test/", None]),
+        owner=st.sampled_from(["", "one", "two"]),
+        priority=st.sampled_from(["low", "normal", "high"]),
+    )
+    def accept(self, is_dispatched, webhook_url, owner, priority):
         """The service may die before it hands the job on."""
-        record = self.store.create(a_job(webhook_url=webhook_url), max_queue_length=10_000)
+        job = a_job(webhook_url=webhook_url, priority=priority).model_copy(update={"owner": owner})
+        record = self.store.create(job, max_queue_length=10_000)
         self.job_ids.append(record.id)
         if is_dispatched:
             self.queue.enqueue(record)
@@ -62,10 +67,17 @@ class JobSimulation(RuleBasedStateMachine):
         raw = self.redis.lpop(rq_list(PROFILE))
         if raw is None or not survives:
             return
+        self.begin_next(holder)
+
+    def begin_next(self, holder):
+        """The job whose place said so is the one that runs, or none when nobody waits."""
         attempt_id = next(self.attempt_ids)
-        job_id = dispatched_job(raw.decode())
-        if self.store.begin_attempt(job_id, attempt_id, holder=holder, lease_seconds=LEASE_SECONDS):
-            self.runs.append((job_id, attempt_id))
+        places = {job_id: self.queue.position(self.store.require(job_id)) for job_id in self.job_ids}
+        begun = self.store.begin_next(PROFILE, attempt_id, holder=holder, lease_seconds=LEASE_SECONDS)
+        assert [job_id for job_id, place in places.items() if place == 0] == ([begun.id] if begun else [])
+        if begun:
+            self.runs.append((begun.id, attempt_id))
+        return begun
 
     @precondition(lambda self: self.job_ids)
     @rule(data=st.data())
@@ -97,7 +109,7 @@ class JobSimulation(RuleBasedStateMachine):
     def put_back(self, data):
         job_id, attempt_id = data.draw(st.sampled_from(self.runs))
         if self.store.release(job_id, attempt_id):
-            self.queue.enqueue(self.store.require(job_id), at_front=True)
+            self.queue.enqueue(self.store.require(job_id))
 
     @precondition(lambda self: self.job_ids)
     @rule(data=st.data())
@@ -156,6 +168,10 @@ class JobSimulation(RuleBasedStateMachine):
     @invariant()
     def every_job_is_in_its_place(self):
         waiting = {raw.decode() for raw in self.redis.zrange(waiting_key(PROFILE), 0, -1)}
+        lines = {owner: self.redis.zcard(line_key(PROFILE, owner)) for owner in ("", "one", "two")}
+        assert sum(lines.values()) == len(waiting)
+        turns = {raw.decode() for raw in self.redis.zrange(turns_key(PROFILE), 0, -1)}
+        assert turns == {owner for owner, length in lines.items() if length}
         leased = {raw.decode() for raw in self.redis.zrange(LEASES, 0, -1)}
         by_status = {job_id: self.store.require(job_id) for job_id in self.job_ids}
         assert waiting == {job_id for job_id, record in by_status.items() if record.status is JobStatus.QUEUED}
@@ -184,9 +200,9 @@ class JobSimulation(RuleBasedStateMachine):
         for _ in range(40 + 4 * len(self.job_ids)):
             self.clock.now += 6
             self.reap()
-            while (raw := self.redis.lpop(rq_list(PROFILE))) is not None:
-                job_id, attempt_id = dispatched_job(raw.decode()), next(self.attempt_ids)
-                if self.store.begin_attempt(job_id, attempt_id):
+            while self.redis.lpop(rq_list(PROFILE)) is not None:
+                if begun := self.begin_next("good"):
+                    job_id, attempt_id = begun.id, begun.attempt_id
                     status = JobStatus.CANCELED if self.store.is_cancel_requested(job_id) else JobStatus.SUCCEEDED
                     assert self.store.finish(job_id, attempt_id, status, JobOutcome(caption=attempt_id))
                     assert job_id not in self.ended

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from jobs import JobError
+from jobs import JobError, JobOutcome, JobStatus
+from service import intake
 from tests.fakes import picture
 from tests.integration.serving import upload
 from tests.integration.test_service_keys import make_key
@@ -155,6 +156,37 @@ def test_the_same_key_and_files_make_one_batch(service):
     for other in (send(service.http, picture(), headers=headers), upload(service.http, headers=headers)):
         assert_problem(other, 422, "idempotency-key-reused")
     assert service.context.queue.depth("compact") == 3
+
+
+@pytest.mark.parametrize("is_looked_at", [False, True])
+def test_the_key_of_a_batch_whose_jobs_were_deleted_makes_a_new_one(service, monkeypatch, is_looked_at):
+    monkeypatch.setattr(intake, "IN_FLIGHT_SECONDS", 0.1)
+    headers = {"Idempotency-Key": "order-66"}
+    first = send(service.http, headers=headers).json()
+    for job in first["jobs"]:
+        assert [service.http.delete(job["url"]).status_code for _ in range(2)] == [202, 204]
+    if is_looked_at:
+        assert_problem(service.http.get(first["url"]), 404, "batch-not-found")
+    answers = [send(service.http, headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [202, 202]
+    assert ["idempotency-replayed" in answer.headers for answer in answers] == [False, True]
+    old, new, same = ({job["id"] for job in batch["jobs"]} for batch in (first, *(a.json() for a in answers)))
+    assert (new == same, old & new, service.context.queue.depth("compact")) == (True, set(), 3)
+
+
+def test_a_batch_that_is_half_done_keeps_what_is_done_until_it_is_deleted_again(service):
+    batch = send(service.http).json()
+    service.worker.run_next()
+    running = service.worker.take("runs")
+    answer = service.http.delete(batch["url"])
+    assert answer.status_code == 202
+    assert [job["status"] for job in answer.json()["jobs"]] == ["succeeded", "running", "canceled"]
+    assert service.http.get(batch["jobs"][0]["url"] + "/result").status_code == 200
+    assert service.http.delete(batch["url"]).status_code == 202  # one of them stops at its next step
+    service.worker.store.finish(running.id, "runs", JobStatus.CANCELED, JobOutcome())
+    assert service.http.delete(batch["url"]).status_code == 204
+    for job in batch["jobs"]:
+        assert_problem(service.http.get(job["url"]), 404, "job-not-found")
 
 
 def test_a_key_of_a_batch_used_at_once_by_many_makes_one(service):

@@ -40,6 +40,20 @@ def test_too_many_uploads_in_a_minute_are_refused_and_other_requests_are_not(ser
     assert 'm3esr_uploads_rejected_total{code="rate-limited"} 1.0' in service.http.get("/metrics").text
 
 
+def test_keys_take_turns_and_a_priority_orders_a_keys_own_jobs(serve):
+    service = serve(max_queue_length=4)
+    alice, bob = make_key(service, "alice"), make_key(service, "bob")
+    jobs = [upload(service.http, headers=alice).json() for _ in range(3)]
+    jobs.append(upload(service.http, headers=alice, priority="high").json())
+    assert_problem(upload(service.http, headers=alice), 429, "queue-full")
+    jobs.append(upload(service.http, headers=bob, priority="low").json())
+    assert jobs[3]["options"]["priority"] == "high"
+    assert [job["queue"]["position"] for job in jobs] == [0, 1, 2, 0, 1]  # as each was sent
+    order = [service.worker.run_next(f"run-{n}").id for n in range(5)]
+    assert order == [jobs[n]["id"] for n in (3, 4, 0, 1, 2)]
+    assert_problem(upload(service.http, headers=bob, priority="urgent"), 422, "invalid-option")
+
+
 def test_anonymous_callers_share_the_servers_limits(serve):
     service = serve(requests_per_minute=1, megapixels_per_day=1)
     assert upload(service.http).status_code == 202

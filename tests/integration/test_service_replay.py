@@ -16,8 +16,7 @@ from tests.integration.test_service_safety import assert_problem
 
 def fail_next(service, attempt_id="first"):
     """A worker takes the next job, stores a preview and fails."""
-    job_id = service.worker.take()
-    service.worker.store.begin_attempt(job_id, attempt_id)
+    job_id = service.worker.take(attempt_id).id
     show_preview(service, job_id, attempt_id)
     service.worker.store.fail(job_id, attempt_id, JobError("timed-out", "Too slow."))
 
@@ -113,8 +112,7 @@ def test_a_preview_is_there_while_the_job_runs_and_afterwards(service):
     answer = service.http.get(url)
     assert_problem(answer, 404, "preview-not-found")
     assert (job["preview"], answer.headers["retry-after"]) == (None, "1")
-    job_id = service.worker.take()
-    service.worker.store.begin_attempt(job_id, "first")
+    job_id = service.worker.take("first").id
     show_preview(service, job_id, "first")
     told = service.http.get(job["url"]).json()["preview"]
     assert told == {"url": url, "width": 64, "height": 48, "fraction": 0.5}

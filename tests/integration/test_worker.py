@@ -17,7 +17,6 @@ from jobs import (
     Recovery,
     Settings,
     connect,
-    dispatched_job,
     input_key,
     map_key,
     preview_key,
@@ -60,7 +59,8 @@ class Bench:
                 self.store,
                 self.queue,
                 self.blobs,
-                {"compact": upscaler},
+                "compact",
+                upscaler,
                 self.metrics,
                 self.stop,
                 sleep=lambda seconds: None,
@@ -206,8 +206,8 @@ def test_a_second_signal_puts_the_job_back_for_another_worker(bench):
     job_id, other = bench.submit(), bench.submit()
     bench.drain(FakeUpscaler(stop_twice))
     assert bench.store.require(job_id).status is JobStatus.QUEUED
-    waiting = bench.redis.lrange(f"rq:queue:{queue_name('compact')}", 0, -1)
-    assert [dispatched_job(raw.decode()) for raw in waiting] == [job_id, other]
+    assert bench.redis.llen(f"rq:queue:{queue_name('compact')}") == 2
+    assert [bench.queue.position(bench.store.require(waiting)) for waiting in (job_id, other)] == [0, 1]
     assert bench.store.require(job_id).attempts == 0
     assert files_of(bench, job_id) == {"input"}
     bench.stop = StopFlag()

@@ -35,7 +35,15 @@ FOR_THE_GPU = {
     "compile",
 }
 # Passed on to the API alone.
-FOR_THE_SERVICE = {"webhook_secret", "webhook_allow_http", "webhook_allow_private"}
+FOR_THE_SERVICE = {
+    "webhook_secret",
+    "webhook_allow_http",
+    "webhook_allow_private",
+    "allow_url_input",
+    "url_input_seconds",
+    "url_input_allow_http",
+    "url_input_allow_private",
+}
 
 
 def block(text: str, *path: str) -> str:

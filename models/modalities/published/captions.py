@@ -71,7 +71,11 @@ class LlavaCaptioner:
         bits: Literal[4, 8] | None = None,
         is_sampled: bool = False,
     ) -> "LlavaCaptioner":
-        """From a folder as the hub has it. bits: 8 or 4 for bitsandbytes' quantised weights (about 8 and 5 GB)."""
+        """From a folder as the hub has it.
+
+        bits: 8 or 4 for bitsandbytes' quantised weights, 7 and 4 GB by their count.
+        Raises ModuleNotFoundError when bits are asked for and bitsandbytes is not installed.
+        """
         from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
         options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
@@ -106,7 +110,7 @@ class LlavaCaptioner:
 
 
 class BlipCaptioner:
-    """BLIP base: one short sentence for a fifteenth of LLaVA's memory."""
+    """BLIP base: one short sentence, from a fourteenth of LLaVA's weights."""
 
     def __init__(self, model: Any, tokenizer: Any, preprocessing: Preprocessing):
         self.model, self.tokenizer, self.preprocessing = model, tokenizer, preprocessing

@@ -23,13 +23,16 @@ _MODES = {int(number): mode for mode, number in _FILTERS.items()}  # as preproce
 class Preprocessing:
     """One processor's settings.
 
-    size: (height, width) in pixels; shortest_edge instead keeps the aspect and scales the shorter side to it.
+    size: (height, width) in pixels; shortest_edge instead keeps the aspect and scales the shorter side to it, or to
+    less where the longer would pass longest_edge.  divisor: both sides are rounded up to multiples of it (Mask2Former).
     is_aspect_kept, multiple: with size, the aspect is kept so that as little as possible is scaled, and both sides
     become multiples (Depth Anything).  crop: side of the square cut from the middle afterwards.
     """
 
     size: tuple[int, int] | None = None
     shortest_edge: int | None = None
+    longest_edge: int | None = None
+    divisor: int = 1
     mode: str = "bicubic"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
@@ -49,14 +52,17 @@ class Preprocessing:
             mode=_MODES.get(told.get("resample", 0), default.mode),
             is_aspect_kept=told.get("keep_aspect_ratio", default.is_aspect_kept),
             multiple=told.get("ensure_multiple_of", default.multiple),
+            divisor=told.get("size_divisor", default.divisor) or 1,
         )
         size, crop = told.get("size"), told.get("crop_size")
         if isinstance(size, int):
-            found = replace(found, size=(size, size), shortest_edge=None)
-        elif size and "height" in size:
+            size = {"height": size, "width": size}
+        if size and "height" in size:
             found = replace(found, size=(size["height"], size["width"]), shortest_edge=None)
-        elif size and "longest_edge" not in size:
-            found = replace(found, size=None, shortest_edge=size["shortest_edge"])
+        elif size:
+            found = replace(
+                found, size=None, shortest_edge=size["shortest_edge"], longest_edge=size.get("longest_edge")
+            )
         if crop and found.crop:
             found = replace(found, crop=crop if isinstance(crop, int) else crop["height"])
         return found
@@ -74,12 +80,16 @@ class Preprocessing:
         """Height and width after resizing and before cropping."""
         if self.shortest_edge:
             short, long = sorted((height, width))
-            longer = int(self.shortest_edge * long / short)
-            return (longer, self.shortest_edge) if height > width else (self.shortest_edge, longer)
+            scaled: float = self.shortest_edge
+            if self.longest_edge and scaled * long / short > self.longest_edge:
+                scaled = self.longest_edge * short / long
+            shorter, longer = round(scaled), int(scaled * long / short)
+            size = (longer, shorter) if height > width else (shorter, longer)
+            return tuple(math.ceil(side / self.divisor) * self.divisor for side in size)
         if self.size is None:
             return height, width
         if not self.is_aspect_kept:
-            return self._to_multiple(self.size[0]), self._to_multiple(self.size[1])
+            return tuple(math.ceil(self._to_multiple(side) / self.divisor) * self.divisor for side in self.size)
         scale = min(
             (side / old for side, old in zip(self.size, (height, width), strict=True)), key=lambda s: abs(1 - s)
         )

@@ -29,6 +29,11 @@ class FakeHub:
         self.url = ""
 
 
+def pull(models, *names):
+    """`m3esr models pull`, licences accepted."""
+    return models("pull", *names, "--accept-license")
+
+
 @contextmanager
 def running(hub):
     """Serve a FakeHub; sets its url."""

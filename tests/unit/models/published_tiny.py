@@ -19,8 +19,13 @@ from transformers import (
     T5TokenizerFast,
 )
 
+from models.backbones.dit4sr import load_denoiser
+from models.backbones.fusion_files import fusion_file, save_fusion
 from models.denoising.config import DenoiserConfig
 from models.denoising.transformer import DiffusionTransformer
+from models.fusion.experts import FusionConfig
+from models.fusion.joint import JointFusion, JointFusionConfig
+from models.routing.router import RouterConfig
 
 TEXT_FEATURES = 32  # of one T5 token; the two CLIPs together have fewer, as published
 POOLED = 20  # both CLIPs' projections
@@ -125,3 +130,19 @@ def save_t5(folder: Path) -> None:
     T5TokenizerFast(tokenizer_object=tokenizer, extra_ids=0).save_pretrained(folder / "tokenizer_3")
     config = T5Config(vocab_size=len(pieces), d_model=TEXT_FEATURES, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
     T5EncoderModel(config).save_pretrained(folder / "text_encoder_3")
+
+
+FUSION = JointFusionConfig(
+    fusion=FusionConfig(width=16, num_heads=2, dino_channels=128, map_channels=4),
+    router=RouterConfig(width=12, num_heads=2, num_layers=1),
+)
+
+
+def save_joint_fusion(root: Path, seed: int = 0) -> None:
+    """Writes random fusion weights of ours for dit4sr_r1 into `root`/m3esr/quality; the denoiser must be there."""
+    torch.manual_seed(seed)
+    denoiser = load_denoiser(root, fused=True)
+    for name, parameter in denoiser.named_parameters():
+        if "_fused." in name:
+            parameter.normal_(std=0.1)
+    save_fusion(root / fusion_file("dit4sr_r1"), JointFusion(FUSION, denoiser))

@@ -12,9 +12,10 @@ from PIL import Image, ImageCms
 
 from models.image_metadata import png_chunk
 from models.imageio import ImageDecodeError, decode_image
+from tests.heic import heic_of
 
 RANDOM = np.random.default_rng(0)
-FORMATS = ["PNG", "JPEG", "WEBP", "AVIF", "TIFF"]
+FORMATS = ["PNG", "JPEG", "WEBP", "AVIF", "TIFF", "HEIF"]
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 # A picture whose four corners tell all eight orientations apart, large enough for lossy formats.
 CORNERS = np.zeros((32, 64, 3), np.uint8)
@@ -33,6 +34,10 @@ STORED_AS = {
 
 
 def file_of(image: Image.Image, image_format: str, **options) -> bytes:
+    if image_format == "HEIF":
+        if "exif" in options and not isinstance(options["exif"], bytes):
+            options["exif"] = options["exif"].tobytes()
+        return heic_of(image, **options)
     output = io.BytesIO()
     image.save(output, image_format, **options)
     return output.getvalue()

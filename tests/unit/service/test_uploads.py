@@ -12,6 +12,7 @@ from PIL import Image
 from jobs import JobError, Settings, UpscaleRequest
 from service.uploads import read_options, screen_image
 from tests.fakes import picture
+from tests.heic import heic_of
 
 SETTINGS = Settings(storage_url="memory:///")
 
@@ -51,6 +52,14 @@ def test_each_kind_of_pixel_is_taken(mode):
     else:
         data = picture(16, 12, mode=mode)
     assert screen(data).width == 16
+
+
+def test_a_heic_is_taken_with_its_own_rotation_and_one_of_several_pictures_is_not():
+    photo, exif = Image.new("RGB", (64, 48), "red"), Image.Exif()
+    exif[0x0112] = 6
+    info = screen(heic_of(photo, exif=exif.tobytes()))
+    assert (info.width, info.height, info.format) == (48, 64, "heic")
+    assert refusal(heic_of(photo, photo)) == "animated-image"
 
 
 def test_a_phones_jpeg_with_more_pictures_behind_the_first_is_a_jpeg():

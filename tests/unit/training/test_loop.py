@@ -40,6 +40,26 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path):
     assert second.step_index == 40
 
 
+class Companion:
+    """Something a stage keeps beside its network."""
+
+    def __init__(self, steps: int):
+        self.steps = steps
+
+    def state_dict(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.steps = state["steps"]
+
+
+def test_what_a_stage_keeps_beside_its_network_is_resumed_too(tmp_path):
+    Trainer(nn.Linear(1, 1), config(num_steps=5), tmp_path, 1, companion=Companion(7)).run(line_fitting)
+    fresh = Companion(0)
+    Trainer(nn.Linear(1, 1), config(num_steps=9), tmp_path, 1, companion=fresh)
+    assert fresh.steps == 7
+
+
 def test_the_learning_rate_warms_up_and_falls(tmp_path):
     trainer = Trainer(nn.Linear(1, 1), config(), tmp_path, batch_size=1)
     rates = []

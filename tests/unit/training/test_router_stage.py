@@ -8,12 +8,14 @@ from tests.unit.models.tiny import tiny_upscaler
 from tests.unit.training.test_guided import batch
 from training.denoiser import TOKENS, GuidedConfig, GuidedStage
 from training.guided import GuidedBatch, quarter
+from training.image_losses import ImageLosses, ImageLossWeights
 from training.router import MarginalGains, join_quarters, router_losses
 
 
 def test_every_modality_has_a_gain_per_patch():
     upscaler = tiny_upscaler()
-    gains = MarginalGains(GuidedStage(upscaler.network, upscaler.tokenizer, GuidedConfig(), None, seed=0))
+    judge = ImageLosses(ImageLossWeights(), None, seed=0)
+    gains = MarginalGains(GuidedStage(upscaler.network, upscaler.tokenizer, GuidedConfig(), judge, seed=0))
     measured = gains.measure(batch())
     assert set(measured) == set(upscaler.config.router.modalities)
     for gain in measured.values():

@@ -9,7 +9,8 @@ import torch
 
 from models.backbones.fidelity import FUSION_FILE
 from models.catalogue import MissingWeightsError
-from models.fusion.image_tokens import FusedTokens, ImageTokenConfig, ImageTokenFusion
+from models.fusion.image_tokens import ImageTokenConfig, ImageTokenFusion
+from models.fusion.tiled import FusedTokens
 from models.requests import UpscaleOptions
 from models.routing.router import RouterConfig
 from models.sources import SOURCES

@@ -45,6 +45,20 @@ def test_equals_the_official_processor(kind, ours, size):
     assert np.abs(found - expected).max() < 1e-3
 
 
+@pytest.mark.parametrize("size", [(64, 96), (100, 61), (40, 200), (200, 41), (80, 80)])
+def test_the_other_way_mask2former_gives_sizes(size, tmp_path):
+    from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
+
+    told = {"size": {"shortest_edge": 80, "longest_edge": 210}, "size_divisor": 32}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
+    seen = image(*size)
+    levels = (seen[0] * 255).round().byte().permute(1, 2, 0).numpy()
+    expected = Mask2FormerImageProcessorPil(**told)(images=[levels], return_tensors="np")["pixel_values"]
+    found = Preprocessing.read(tmp_path, SEGMENTATION)(seen).numpy()
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 1e-3
+
+
 def test_settings_are_read_from_the_folder(tmp_path):
     told = {"size": {"shortest_edge": 224}, "crop_size": {"height": 200, "width": 200}, "image_std": [1, 1, 1]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**told, "resample": 2}))

@@ -1,4 +1,4 @@
-"""Which IP addresses a webhook may be sent to."""
+"""Which IP addresses a request that a caller asked for may be sent to."""
 
 import ipaddress
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ _ON_PREMISES = _networks(
     "127.0.0.0/8",  # loopback
     *("::1/128", "fc00::/7"),
 )
-# Nobody's receiver lives there, whatever is allowed: above all not the metadata of a cloud, which hands out keys.
+# Nobody's server lives there, whatever is allowed: above all not the metadata of a cloud, which hands out keys.
 _NEVER = _networks(
     "0.0.0.0/8",  # "this network": connecting there reaches this machine
     "169.254.0.0/16",  # link-local; 169.254.169.254 is the metadata of most clouds
@@ -42,7 +42,7 @@ _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 
 
 def may_reach(text: str, *, allow_private: bool) -> bool:
-    """Whether a webhook may be sent to the address `text`; what is no plain IP address may not be reached."""
+    """Whether a request may be sent to the address `text`; what is no plain IP address may not be reached."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

@@ -1,17 +1,17 @@
-"""The guard against forged requests: a webhook goes to a checked address, and to no other, whatever DNS says next."""
+"""The guard against forged requests: each goes to a checked address, and to no other, whatever DNS says next."""
 
 import asyncio
 import contextlib
 import ipaddress
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 
 import httpx
 
-from jobs import Settings
-from service.webhooks.addresses import may_reach
+from service.outbound.addresses import may_reach
 
 LOOKUP_SECONDS = 3.0
 MAX_LOOKUPS_AT_ONCE = 16
@@ -28,7 +28,7 @@ Lookup = Callable[[str, int], list[str]]
 
 
 class BlockedUrl(Exception):
-    """A webhook must not be sent there; the text says why, in words for the caller."""
+    """Nothing must be asked of there; the text says why, in words for the caller."""
 
 
 class UnresolvedName(Exception):
@@ -42,11 +42,14 @@ def look_up(name: str, port: int) -> list[str]:
 
 
 class Guard:
-    """Checks where webhooks go. lookup: asked once for each delivery; what it answers is what is connected to."""
+    """Checks where requests go: to https, and to public addresses, unless it is told to allow more.
 
-    def __init__(self, settings: Settings, *, lookup: Lookup = look_up) -> None:
-        self._schemes = ("https", "http") if settings.webhook_allow_http else ("https",)
-        self._allow_private = settings.webhook_allow_private
+    lookup: asked once for each request; what it answers is what is connected to.
+    """
+
+    def __init__(self, *, allow_http: bool = False, allow_private: bool = False, lookup: Lookup = look_up) -> None:
+        self._schemes = ("https", "http") if allow_http else ("https",)
+        self._allow_private = allow_private
         self._lookup = lookup
         self._free = asyncio.Semaphore(MAX_LOOKUPS_AT_ONCE)
 
@@ -62,7 +65,7 @@ class Guard:
         if url.scheme not in self._schemes:
             raise BlockedUrl(f"it must begin with {' or '.join(f'{scheme}://' for scheme in self._schemes)}")
         if url.userinfo or re.match(r"[^/?#]*//[^/?#]*@", text):
-            raise BlockedUrl("it must not carry a name or password; the signature says who sends it")
+            raise BlockedUrl("it must not carry a name or password")
         if url.port not in (None, 80, 443) and not 1024 <= url.port <= 65_535:
             raise BlockedUrl("its port must be 80, 443 or above 1023")
         if not _is_address(host):
@@ -79,7 +82,7 @@ class Guard:
         host, port = self.parse(str(url)).raw_host.decode("ascii"), url.port or 443
         found = [host] if _is_address(host) else await self._find(host, port)
         if not all(may_reach(address, allow_private=self._allow_private) for address in found):
-            raise BlockedUrl("it leads to an address that webhooks must not reach")
+            raise BlockedUrl("it leads to an address that must not be reached")
         return found[:MAX_ADDRESSES]
 
     async def _find(self, name: str, port: int) -> list[str]:
@@ -113,7 +116,7 @@ class Guard:
             with contextlib.suppress(RuntimeError):  # the loop is closed by now
                 loop.call_soon_threadsafe(tell, found, problem)
 
-        threading.Thread(target=run, name="webhook-lookup", daemon=True).start()
+        threading.Thread(target=run, name="outbound-lookup", daemon=True).start()
         return await answer
 
 
@@ -138,6 +141,17 @@ class PinnedTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close the connection."""
         await self._inner.aclose()
+
+
+def open_client(guard: Guard, tls: ssl.SSLContext, timeout_seconds: float) -> httpx.AsyncClient:
+    """A client for one request: cookies and connections of one host are no business of the next.
+
+    It follows no redirect and uses no proxy. timeout_seconds: for each wait, not for the whole.
+    """
+    inner = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
+    return httpx.AsyncClient(
+        transport=PinnedTransport(guard, inner), trust_env=False, follow_redirects=False, timeout=timeout_seconds
+    )
 
 
 def _pinned(request: httpx.Request, address: str) -> httpx.Request:

@@ -9,19 +9,18 @@ import time
 import httpx
 import pytest
 
-from jobs import Settings
-from service.webhooks import BlockedUrl, Guard, UnresolvedName
-from service.webhooks import guard as guard_module
-from service.webhooks.guard import PinnedTransport
+from service.outbound import BlockedUrl, Guard, UnresolvedName, open_client
+from service.outbound import guard as guard_module
 from tests.receivers import receiving
 
-OPEN = Settings(webhook_allow_http=True, webhook_allow_private=True)
+OPEN = {"allow_http": True, "allow_private": True}
+
+TLS = ssl.create_default_context()
 
 
-def post(guard: Guard, url: str, tls: ssl.SSLContext | bool = False) -> int:
+def post(guard: Guard, url: str, tls: ssl.SSLContext = TLS) -> int:
     async def send() -> int:
-        inner = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
-        async with httpx.AsyncClient(transport=PinnedTransport(guard, inner), trust_env=False) as client:
+        async with open_client(guard, tls, 5) as client:
             return (await client.post(url, content=b"{}")).status_code
 
     return asyncio.run(send())
@@ -41,7 +40,7 @@ class ChangingDns:
 def test_the_second_answer_of_a_rebinding_name_is_never_connected_to():
     """Public when it is screened, this machine when it is sent: the receiver must see no connection."""
     dns = ChangingDns(["93.184.215.14"], ["127.0.0.1"])
-    guard = Guard(Settings(webhook_allow_http=True), lookup=dns)
+    guard = Guard(allow_http=True, lookup=dns)
     with receiving() as receiver:
         url = f"http://rebind.test:{receiver.port}/"
         assert asyncio.run(guard.addresses(guard.parse(url))) == ["93.184.215.14"]
@@ -53,14 +52,14 @@ def test_the_second_answer_of_a_rebinding_name_is_never_connected_to():
 def test_the_name_is_asked_once_for_each_delivery_so_nothing_can_change_between_check_and_connection():
     with receiving() as checked, receiving() as other:
         dns = ChangingDns(["127.0.0.1"], ["127.0.0.2"])
-        assert post(Guard(OPEN, lookup=dns), f"http://rebind.test:{checked.port}/hook") == 204
+        assert post(Guard(**OPEN, lookup=dns), f"http://rebind.test:{checked.port}/hook") == 204
         assert (dns.asked, checked.num_connections, other.num_connections) == (1, 1, 0)
         assert checked.requests[0][1]["Host"] == f"rebind.test:{checked.port}"
 
 
 def test_an_address_that_does_not_answer_is_followed_by_the_next():
     with receiving() as receiver:
-        guard = Guard(OPEN, lookup=lambda name, port: ["127.9.9.9", "127.0.0.1"])
+        guard = Guard(**OPEN, lookup=lambda name, port: ["127.9.9.9", "127.0.0.1"])
         assert post(guard, f"http://hooks.test:{receiver.port}/") == 204
 
 
@@ -85,7 +84,7 @@ def test_the_certificate_is_held_to_the_name_though_an_address_is_connected_to(c
     server_side.load_cert_chain(*certificate)
     server_side.sni_callback = lambda sock, name, context: names.append(name)
     trusted = ssl.create_default_context(cafile=certificate[0])
-    guard = Guard(OPEN, lookup=lambda name, port: ["127.0.0.1"])
+    guard = Guard(**OPEN, lookup=lambda name, port: ["127.0.0.1"])
     with receiving(server_side) as receiver:
         assert post(guard, f"https://hooks.test:{receiver.port}/", trusted) == 204
         assert receiver.requests[0][1]["Host"] == f"hooks.test:{receiver.port}"
@@ -107,7 +106,7 @@ def test_lookups_that_hang_are_bounded_in_time_and_number(monkeypatch):
         return ["8.8.8.8"]
 
     async def ask_often() -> list[BaseException]:
-        guard = Guard(Settings(), lookup=lookup)
+        guard = Guard(lookup=lookup)
         url = guard.parse("https://slow.test/")
         return await asyncio.gather(*(guard.addresses(url) for _ in range(6)), return_exceptions=True)
 

@@ -1,4 +1,4 @@
-"""Where webhooks may go: a table of addresses and URLs, each of them once used to reach what is not public."""
+"""Where requests for callers may go: a table of addresses and URLs, each once used to reach what is not public."""
 
 import asyncio
 import ipaddress
@@ -6,10 +6,9 @@ import socket
 
 import pytest
 
-from jobs import Settings
-from service.webhooks import BlockedUrl, Guard, UnresolvedName
-from service.webhooks.addresses import may_reach
-from service.webhooks.guard import look_up
+from service.outbound import BlockedUrl, Guard, UnresolvedName
+from service.outbound.addresses import may_reach
+from service.outbound.guard import look_up
 
 PUBLIC = ("8.8.8.8", "93.184.215.14", "100.63.255.255", "172.32.0.1", "192.169.0.1", "2606:4700::1111", "2a00:1450::1")
 PUBLIC_INSIDE = ("::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2a00:1450::5efe:808:808")
@@ -117,7 +116,7 @@ def test_what_the_standard_library_calls_private_is_none_of_ours():
 
 @pytest.mark.parametrize(("url", "fault"), URLS.items())
 def test_a_url_is_taken_or_refused_with_its_reason(url, fault):
-    guard = Guard(Settings())
+    guard = Guard()
     if fault is None:
         assert guard.parse(url).scheme == "https"
     else:
@@ -126,7 +125,7 @@ def test_a_url_is_taken_or_refused_with_its_reason(url, fault):
 
 
 def test_plain_http_is_a_matter_of_a_setting():
-    assert Guard(Settings(webhook_allow_http=True)).parse("http://hooks.test/").scheme == "http"
+    assert Guard(allow_http=True).parse("http://hooks.test/").scheme == "http"
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "0177.0.0.1", "127.1", "localhost", "0"])
@@ -143,7 +142,7 @@ def test_names_that_the_system_takes_for_this_machine_are_refused_by_their_addre
     "found", [["10.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["2606:4700::1111", "::1"], ["8.8.8.8", "fe80::1%2"]]
 )
 def test_one_address_that_may_not_be_reached_spoils_the_others(found):
-    guard = Guard(Settings(), lookup=lambda name, port: found)
+    guard = Guard(lookup=lambda name, port: found)
     with pytest.raises(BlockedUrl):
         asyncio.run(guard.addresses(guard.parse("https://hooks.test/")))
 
@@ -152,6 +151,6 @@ def test_a_name_without_address_is_told_as_such():
     def lookup(name, port):
         raise socket.gaierror("no such name")
 
-    for guard in (Guard(Settings(), lookup=lookup), Guard(Settings(), lookup=lambda name, port: [])):
+    for guard in (Guard(lookup=lookup), Guard(lookup=lambda name, port: [])):
         with pytest.raises(UnresolvedName):
             asyncio.run(guard.addresses(guard.parse("https://hooks.test/")))

@@ -1,0 +1,126 @@
+"""The image losses: what each of them asks for, and what it does not."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from evaluation.metrics import gmsd, ssim_y
+from training.image_losses import ImageLosses, ImageLossWeights
+from training.losses import (
+    edge_loss,
+    gradient_magnitude,
+    grid_loss,
+    pattern_loss,
+    repetition,
+    robust_perceptual,
+    structure_loss,
+)
+
+
+def blur(image: torch.Tensor) -> torch.Tensor:
+    """[1 1 1] / 3 along both axes, border cut."""
+    return F.avg_pool2d(image, 3, stride=1)
+
+
+class Difference(torch.nn.Module):
+    """Stands in for LPIPS: the mean difference of two images."""
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a - b).abs().mean((1, 2, 3))
+
+
+def test_the_perceptual_loss_looks_at_the_same_place_of_both():
+    image, generator = torch.rand(2, 3, 160, 160), torch.Generator().manual_seed(0)
+    for _ in range(4):
+        assert float(robust_perceptual(Difference(), image, image, generator)) == 0.0
+    assert float(robust_perceptual(Difference(), image, image.flip(-1), generator)) > 0.1
+
+
+def test_the_perceptual_loss_is_blind_to_the_finest_octave():
+    hr_image = torch.full((1, 3, 192, 192), 0.5)
+    comb = hr_image.clone()
+    comb[..., ::2], comb[..., 1::2] = 0.7, 0.3
+    generator = torch.Generator().manual_seed(0)
+    assert float(Difference()(comb, hr_image)) == pytest.approx(0.2)
+    for _ in range(10):
+        assert float(robust_perceptual(Difference(), comb, hr_image, generator)) < 0.1
+
+
+def test_a_grid_costs_and_plain_detail_does_not():
+    hr_image, other = (blur(torch.rand(1, 3, 66, 66, generator=torch.Generator().manual_seed(seed))) for seed in (0, 1))
+    for period in (2, 4, 8):
+        comb = hr_image.clone()
+        comb[..., ::period] += 0.2
+        assert float(grid_loss(comb, hr_image)) > 5 * float(grid_loss(other, hr_image)), period
+
+
+def test_the_edge_loss_asks_for_the_edges_of_the_hr_image_and_for_no_others():
+    generator = torch.Generator().manual_seed(0)
+    hr_image = torch.rand(1, 3, 64, 64, generator=generator)
+    blurred = blur(blur(hr_image))
+    noisy = (hr_image[..., 2:-2, 2:-2] + 0.5 * torch.randn(1, 3, 60, 60, generator=generator)).clamp(0, 1)
+    assert float(edge_loss(hr_image, hr_image)) < 1e-3
+    assert float(edge_loss(blurred, hr_image[..., 2:-2, 2:-2])) > 0.2
+    assert float(edge_loss(noisy, hr_image[..., 2:-2, 2:-2])) > 0.2
+
+
+def test_the_edge_loss_is_the_deviation_that_gmsd_measures():
+    generator = torch.Generator().manual_seed(0)
+    hr_image = F.interpolate(torch.rand(1, 3, 48, 48, generator=generator), scale_factor=4, mode="bicubic").clamp(0, 1)
+    sr_image = blur(F.pad(hr_image, (1, 1, 1, 1), mode="replicate"))
+    a, b = gradient_magnitude(sr_image), gradient_magnitude(hr_image)
+    deviation = ((2 * a * b + 170) / (a.square() + b.square() + 170)).std()
+    arrays = [(255 * x[0].permute(1, 2, 0)).numpy() for x in (sr_image, hr_image)]
+    assert float(deviation) == pytest.approx(gmsd(*arrays), rel=0.1)
+
+
+def smooth_noise(seed: int, side: int = 128) -> torch.Tensor:
+    """Detail without any period."""
+    generator = torch.Generator().manual_seed(seed)
+    return F.interpolate(
+        torch.rand(1, 3, side // 2, side // 2, generator=generator), size=(side, side), mode="bilinear"
+    )
+
+
+@pytest.mark.parametrize("period", [2, 4, 8])
+def test_a_pattern_locked_to_the_cells_costs_wherever_it_is_drawn_and_detail_does_not(period):
+    hr_image, other = 0.5 + 0.1 * smooth_noise(0), 0.5 + 0.1 * smooth_noise(1)
+    place = torch.arange(128)
+    checks = torch.sin(2 * torch.pi * (place[:, None] + place[None, :] + 0.5) / period)  # diagonal: rows average it out
+    local = hr_image.clone()
+    local[..., :64, :64] += 0.1 * checks[:64, :64]
+    assert float(pattern_loss(other, hr_image)) < 0.02
+    assert float(pattern_loss(local, hr_image)) > 0.1
+    assert float(pattern_loss(hr_image, local)) == 0.0  # a pattern of the photograph's own is no fault
+
+
+def test_repetition_is_one_for_a_pattern_and_nothing_for_a_flat_image():
+    pattern = torch.rand(1, 3, 8, 8).tile(1, 1, 8, 8)
+    assert repetition(pattern).min() > 0.99
+    assert repetition(torch.full((1, 3, 64, 64), 0.3)).max() < 1e-6
+
+
+def test_the_structure_loss_orders_images_as_ssim_does():
+    hr_image = smooth_noise(0)
+    noise = torch.randn(hr_image.shape, generator=torch.Generator().manual_seed(1))
+    images = [(hr_image + strength * noise).clamp(0, 1) for strength in (0.0, 0.02, 0.1, 0.3)]
+    losses = [float(structure_loss(image, hr_image)) for image in images]
+    arrays = [(255 * image[0].permute(1, 2, 0)).round().byte().numpy() for image in images]
+    scores = [ssim_y(array, arrays[0]) for array in arrays]
+    assert losses[0] == pytest.approx(0.0, abs=1e-5) and losses == sorted(losses)
+    assert scores == sorted(scores, reverse=True)
+    assert np.allclose(losses, 1 - np.array(scores), atol=0.15)
+
+
+def test_the_sum_is_the_weighted_terms_and_terms_without_weight_are_not_computed():
+    sr_image, hr_image = smooth_noise(0, 64), smooth_noise(1, 64)
+    losses = ImageLosses(ImageLossWeights(structure=0.5, pattern=2.0), None, seed=0)(sr_image, hr_image, hr_image)
+    assert set(losses) == {"loss", "pixel", "structure", "pattern"}
+    expected = losses["pixel"] + 0.5 * losses["structure"] + 2.0 * losses["pattern"]
+    assert float(losses["loss"]) == pytest.approx(float(expected))
+
+
+def test_a_weight_for_lpips_without_its_file_is_refused():
+    with pytest.raises(ValueError, match="--lpips"):
+        ImageLosses(ImageLossWeights(lpips=0.1), None, seed=0)

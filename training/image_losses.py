@@ -1,0 +1,76 @@
+"""What an SR image is judged by in training: one weighted sum that the coarse network and the denoiser share."""
+
+import argparse
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from evaluation.lpips import LpipsSqueeze
+from training.adversarial import Adversary, AdversaryConfig
+from training.losses import charbonnier, edge_loss, grid_loss, pattern_loss, robust_perceptual, structure_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLossWeights:
+    """Weights beside the pixel loss, which has 1; 0 is off. See `training.losses` for each."""
+
+    lpips: float = 0.0
+    adversarial: float = 0.0
+    edge: float = 0.0
+    grid: float = 0.0
+    pattern: float = 0.0
+    structure: float = 0.0
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        for field in fields(cls):
+            parser.add_argument(f"--{field.name}-weight", type=float, default=field.default, metavar="W")
+        parser.add_argument("--lpips", type=Path, help="weights of LPIPS-squeeze, .npz")
+
+    @classmethod
+    def from_arguments(cls, args: argparse.Namespace) -> "ImageLossWeights":
+        return cls(**{field.name: getattr(args, f"{field.name}_weight") for field in fields(cls)})
+
+
+TERMS = {"edge": edge_loss, "grid": grid_loss, "pattern": pattern_loss, "structure": structure_loss}
+
+
+class ImageLosses:
+    """Called with aligned crops (B, 3, H, W) of SR, HR and upscaled LR; H and W are multiples of 32.
+
+    Raises ValueError when LPIPS has a weight and `lpips` names no file.
+    """
+
+    def __init__(self, weights: ImageLossWeights, lpips: Path | None, seed: int):
+        if weights.lpips > 0 and lpips is None:
+            raise ValueError("--lpips-weight needs --lpips, the weights of LPIPS-squeeze")
+        self.weights = weights
+        self.perceptual = LpipsSqueeze(lpips) if lpips is not None and weights.lpips > 0 else None
+        self.adversary = Adversary(AdversaryConfig()) if weights.adversarial > 0 else None
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, sr_image: Tensor, hr_image: Tensor, upscaled: Tensor) -> dict[str, Tensor]:
+        """Every term, and "loss", their weighted sum. With an adversary, that learns from the batch too."""
+        weights, losses = self.weights, {"pixel": charbonnier(sr_image, hr_image)}
+        total = losses["pixel"]
+        for name, term in TERMS.items():
+            if (weight := getattr(weights, name)) > 0:
+                losses[name] = term(sr_image, hr_image)
+                total = total + weight * losses[name]
+        if self.perceptual is not None:
+            with half_precision():
+                losses["lpips"] = robust_perceptual(self.perceptual, sr_image, hr_image, self.generator)
+            total = total + weights.lpips * losses["lpips"]
+        if self.adversary is not None:
+            with half_precision():
+                losses["discriminator"] = self.adversary.improve(sr_image, hr_image, upscaled)
+                losses["adversarial"] = self.adversary.judge(sr_image, hr_image, upscaled)
+            total = total + weights.adversarial * losses["adversarial"]
+        return losses | {"loss": total}
+
+
+def half_precision() -> torch.autocast:
+    """Convolutions and matrix products in bfloat16; sums and comparisons of images stay outside, in float32."""
+    return torch.autocast("cpu", torch.bfloat16)
