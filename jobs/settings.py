@@ -115,6 +115,12 @@ class Settings(BaseSettings):
     webhook_allow_private: bool = Field(
         default=False, description="Send webhooks to loopback and private addresses too, for receivers on premises."
     )
+    signed_url_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=604_800,
+        description="How long a link to a result in an object store opens without a key; 0: no such links.",
+    )
     allow_url_input: bool = Field(
         default=False, description="Take a `url` instead of a `file`: the API fetches the image, from public addresses."
     )

@@ -143,6 +143,7 @@ def run_submit(
     prompt: Prompt = "",
     modalities: Modalities = None,
     output_format: Format = None,
+    priority: Annotated[str | None, typer.Option(help="Among your own waiting jobs: low, normal or high.")] = None,
     profile: ProfileName = None,
 ) -> None:
     """Send an image to a server; with -o or --maps wait for the result."""
@@ -163,6 +164,7 @@ def run_submit(
         "prompt": prompt or None,
         "modalities": modalities,
         "output_format": output_format,
+        "priority": priority,
         "profile": profile,
     }
     try:

@@ -61,6 +61,13 @@ class ResultView(ResultInfo):
     url: str
 
 
+class LinkView(BaseModel):
+    """An address outside this API that opens a result without a key until it expires."""
+
+    url: str
+    expires_at: datetime
+
+
 class PreviewView(PreviewInfo):
     """The coarse image so far, a JPEG, and where it is fetched."""
 

@@ -38,6 +38,7 @@ FOR_THE_SERVICE = {
     "webhook_secret",
     "webhook_allow_http",
     "webhook_allow_private",
+    "signed_url_seconds",
     "allow_url_input",
     "url_input_seconds",
     "url_input_allow_http",
