@@ -117,7 +117,8 @@ def build(args: argparse.Namespace, dataset: GuidedPairs) -> tuple[M3ESR, Tokeni
     config = M3ESRConfig(
         coarse=read_config(args.coarse, CoarseConfig),
         perception=perception.config,
-        fusion=FusionConfig(dino_channels=perception.config.dino_channels),
+        # of the two readings of the query (Eq. 2, Eq. 15) the one in which the modality's own features come through
+        fusion=FusionConfig(dino_channels=perception.config.dino_channels, query="patch", is_local=True),
         denoiser=replace(COMPACT_DENOISER, num_layers=args.num_layers),
         segment_names=names,
     )
@@ -126,7 +127,7 @@ def build(args: argparse.Namespace, dataset: GuidedPairs) -> tuple[M3ESR, Tokeni
     network.perception.load_state_dict(perception.state_dict())
     network.denoiser.reset_for_training()
     if args.init:
-        network.load_state_dict(learned_tensors(args.init), strict=False)
+        network.load_state_dict(learned_tensors(args.init, config), strict=False)
         shutil.copy(args.init / "tokenizer.json", args.out)
     else:
         fit_codec(network, dataset)
@@ -138,10 +139,16 @@ def build(args: argparse.Namespace, dataset: GuidedPairs) -> tuple[M3ESR, Tokeni
     return network, Tokenizer.from_file(str(vocabulary))
 
 
-def learned_tensors(profile: Path) -> dict[str, Tensor]:
-    """What this stage learned in an earlier run: everything but the coarse and the perception network."""
-    tensors = read_tensors(profile / "compact.safetensors")
-    return {name: t for name, t in tensors.items() if not name.startswith(("coarse.", "perception."))}
+def learned_tensors(profile: Path, config: M3ESRConfig) -> dict[str, Tensor]:
+    """What this stage learned in an earlier run: everything but the coarse and the perception network.
+
+    Experts of another reading begin anew: their weights would mean something else.
+    """
+    path = profile / "compact.safetensors"
+    fresh = ["coarse.", "perception."]
+    if read_config(path, M3ESRConfig).fusion != config.fusion:
+        fresh.append("fusion.experts.")
+    return {name: tensor for name, tensor in read_tensors(path).items() if not name.startswith(tuple(fresh))}
 
 
 def fit_codec(network: M3ESR, dataset: GuidedPairs) -> None:

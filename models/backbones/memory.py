@@ -32,8 +32,11 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Free memory of a GPU; None elsewhere: a CPU swaps rather than refuses, so nothing is derived from it."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    """Memory of a GPU that torch can still give out; None elsewhere: a CPU swaps rather than refuses."""
+    if device.type != "cuda":
+        return None
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 class Placement:

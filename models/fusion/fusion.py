@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.fusion.experts import FusionConfig, ModalityExpert
+from models.fusion.experts import FusionConfig, ModalityExpert, Projected
 from models.fusion.temperature import TemperatureSchedule
+
+PATCH = 16  # px of a rendered map under one token
 
 
 class MapEncoder(nn.Module):
@@ -46,7 +48,7 @@ class PreparedFusion:
 
     z: Tensor  # (B, P, D)
     expert_weights: dict[str, Tensor]  # (B, P) each
-    projected: dict[str, tuple[Tensor, Tensor, Tensor]]
+    projected: dict[str, Projected]
 
 
 class ModalityFusion(nn.Module):
@@ -72,10 +74,17 @@ class ModalityFusion(nn.Module):
             return self.dino_projection(modality.flatten(2).transpose(1, 2))
         return self.map_encoder(modality)
 
+    def grid(self, name: str, modality: Tensor) -> tuple[int, int]:
+        """Rows and columns of a modality's tokens."""
+        patch = 1 if name == "dino" or self.config.map_channels else PATCH
+        return modality.shape[-2] // patch, modality.shape[-1] // patch
+
     def prepare(self, z: Tensor, modalities: dict[str, Tensor], expert_weights: dict[str, Tensor]) -> PreparedFusion:
         """Everything of Eq. 14 that is free of the timestep. What is off is in no dictionary."""
         projected = {
-            name: self.experts[name].project(z, self.tokens(name, modality))  # type: ignore[operator]
+            name: self.experts[name].project(  # type: ignore[operator]
+                z, self.tokens(name, modality), self.grid(name, modality)
+            )
             for name, modality in modalities.items()
         }
         return PreparedFusion(z, {name: expert_weights[name] for name in projected}, projected)

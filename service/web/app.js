@@ -72,7 +72,7 @@ function choose(chosen) {
 function form() {
   const data = new FormData();
   for (const file of files) data.append("file", file, file.name);
-  const fields = { profile: "profile", scale: "scale", num_steps: "num-steps", seed: "seed",
+  const fields = { profile: "profile", scale: "scale", preset: "preset", num_steps: "num-steps", seed: "seed",
     output_format: "output-format", priority: "priority", prompt: "prompt", webhook_url: "webhook-url" };
   for (const [name, id] of Object.entries(fields)) if ($(id).value) data.append(name, $(id).value);
   const strengths = [...$("modalities").querySelectorAll("input:checked")].map((box) => box.value);

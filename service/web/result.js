@@ -44,7 +44,7 @@ function showMeans(maps) {
   const rows = Object.entries(maps).map(([name, map]) => {
     const mean = element("td", { className: "number", textContent: map.mean.toFixed(3) });
     // Uncertainty is not a share: it has no end of its scale to draw a bar against.
-    const bar = name === "uncertainty" ? "" : element("meter", { min: 0, max: 1, value: map.mean });
+    const bar = name.startsWith("uncertainty") ? "" : element("meter", { min: 0, max: 1, value: map.mean });
     return element("tr", {}, element("th", { textContent: name }), element("td", {}, bar), mean);
   });
   $("means").tBodies[0].replaceChildren(...rows);

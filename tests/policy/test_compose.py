@@ -27,7 +27,6 @@ NOT_PASSED_ON = {
 # Of profiles that need a GPU: passed on to the worker of compose.gpu.yml.
 FOR_THE_GPU = {
     "offload",
-    "dtype",
     "quality_weights",
     "captions",
     "caption_bits",

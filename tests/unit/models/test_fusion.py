@@ -1,5 +1,7 @@
 """Facts of Section 3.3 and 3.4: fusion, experts, temperatures."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -76,7 +78,7 @@ def test_the_literal_reading_refuses_grids_that_differ():
 def test_a_low_temperature_attends_more_sharply():
     torch.manual_seed(2)
     expert = ModalityExpert(CONFIG)
-    q, k, _ = expert.project(torch.randn(1, 9, 16), torch.randn(1, 9, 16))
+    q, k, *_ = expert.project(torch.randn(1, 9, 16), torch.randn(1, 9, 16))
     entropy = {}
     for tau in (0.1, 1.0):
         share = (q @ k.transpose(-1, -2) / (8**0.5 * tau)).softmax(-1)
@@ -112,3 +114,41 @@ def test_temperature_follows_the_equation():
 def test_before_training_no_modality_is_preferred():
     tau = TemperatureSchedule(8, 4)(torch.linspace(0, 1, 5), torch.randn(5, 8))
     assert torch.allclose(tau, torch.full_like(tau, 0.5), atol=1e-5)
+
+
+def test_a_local_expert_reads_its_own_place_first_and_far_places_last():
+    torch.manual_seed(3)
+    expert = ModalityExpert(replace(CONFIG, query="patch", is_local=True))
+    bias = expert.distance((3, 4)).unflatten(1, (3, 4)).unflatten(-1, (3, 4))  # (N, row, column, row, column)
+    assert (bias[:, 1, 2, 1, 2] == 0).all() and (bias <= 0).all()
+    assert torch.allclose(bias[:, 0, 0, 2, 0], 4 * bias[:, 0, 0, 0, 1])  # squared distance, rows as columns
+    assert (bias[0, 0, 0, 0, 1] < bias[-1, 0, 0, 0, 1]).all()  # the first head is the most local
+
+
+def test_a_change_of_a_modality_far_away_changes_a_local_expert_less():
+    torch.manual_seed(3)
+    config = replace(CONFIG, query="patch", is_local=True)
+    expert, z, tokens = ModalityExpert(config), torch.randn(1, 64, 16), torch.randn(1, 64, 16)
+    temperature, grid = torch.ones(1), (8, 8)
+    before = expert(z, tokens, temperature, grid)[0, 0]
+    changes = []
+    for place in (0, 63):
+        changed = tokens.clone()
+        changed[0, place] = torch.randn(16)
+        changes.append(float((expert(z, changed, temperature, grid)[0, 0] - before).detach().abs().max()))
+    assert changes[0] > 3 * changes[1]
+
+
+def test_a_local_expert_without_a_grid_says_what_it_needs():
+    expert = ModalityExpert(replace(CONFIG, is_local=True))
+    with pytest.raises(ValueError, match="needs the grid"):
+        expert(torch.randn(1, 9, 16), torch.randn(1, 9, 16), torch.ones(1))
+
+
+def test_the_fusion_tells_local_experts_the_grid_of_each_modality():
+    config = replace(CONFIG, query="patch", is_local=True)
+    fusion, z, modalities, weights = fusion_and_inputs(config)
+    fused = fusion.fuse(fusion.prepare(z, modalities, weights), temperatures(0.7))
+    assert fused.shape == z.shape
+    fused.square().mean().backward()
+    assert all(expert.slope_logits.grad.abs().sum() > 0 for expert in fusion.experts.values())
