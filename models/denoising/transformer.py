@@ -131,6 +131,7 @@ class DiffusionTransformer(nn.Module):
     def merge_projections(self) -> None:
         """For inference: one projection per group and attention instead of three to six. See `JointAttention`."""
         for block in self.transformer_blocks:
+            block.ff.arrange()
             block.attn.merge_projections(has_text=True)
             if block.attn2 is not None:
                 block.attn2.merge_projections(has_text=False)
