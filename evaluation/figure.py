@@ -27,7 +27,7 @@ def draw_figure(lr_image: np.ndarray, result: UpscaleResult, side: int) -> Image
         ("input", to_picture(lr_image).resize(size, Image.Resampling.NEAREST)),
         ("result, x4", to_picture(result.sr_image).resize(size, Image.Resampling.LANCZOS)),
     ]
-    for name in (*(n for n in result.maps if n != "uncertainty"), "uncertainty"):
+    for name in (*(n for n in result.maps if not n.startswith("uncertainty")), "uncertainty"):
         values = result.maps[name]
         high = float(np.quantile(values, 0.99)) if name == "uncertainty" else 1.0
         heat = Image.open(io.BytesIO(render_heat_map(values, size, 0.0, max(high, 1e-6)))).convert("RGB")

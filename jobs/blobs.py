@@ -1,13 +1,13 @@
 """The blob store: inputs, results and maps by job id, in a local folder or an object store."""
 
 import errno
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.store import LocalStore, from_url
+from obstore.store import LocalStore, MemoryStore, from_url
 
 from jobs import keys
 from jobs.errors import JobError
@@ -92,6 +92,18 @@ class BlobStore:
         except (OSError, obstore.exceptions.BaseError) as error:
             raise _storage_error(error) from error
         return True
+
+    def sign(self, key: str, seconds: int) -> str | None:
+        """A URL that opens the blob to whoever has it, for so long; None where the store knows none (a folder).
+
+        Raises JobError storage-unavailable.
+        """
+        if isinstance(self._store, LocalStore | MemoryStore):
+            return None
+        try:
+            return str(obstore.sign(self._store, "GET", key, timedelta(seconds=seconds)))
+        except (OSError, obstore.exceptions.BaseError) as error:
+            raise _storage_error(error) from error
 
     def keys(self, prefix: str | None = None) -> list[str]:
         """The keys under the folder `prefix` (without one: all of them)."""

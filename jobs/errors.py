@@ -54,6 +54,7 @@ ERROR_KINDS: dict[str, ErrorKind] = {
     "job-not-replayable": ErrorKind("The job did not fail and was not canceled", 409),
     "map-not-found": ErrorKind("The job has no such map", 404),
     "preview-not-found": ErrorKind("The job has no preview", 404, is_retryable=True),
+    "link-not-available": ErrorKind("This server gives no links to results", 404),
     "batch-not-found": ErrorKind("There is no such batch", 404),
     "webhook-not-found": ErrorKind("The job has no webhook to send", 404),
     "webhook-disabled": ErrorKind("The receiver wants no more webhooks for this job", 409),

@@ -12,7 +12,8 @@ class Work:
     """What one image asks of the networks.
 
     num_tiles: denoised in each step, over all regions. megapixels: what leaves the networks before it is resized,
-    overlaps counted each time. num_passes: of the denoising network over each tile; guidance takes two a step.
+    overlaps counted each time. num_passes: of the denoising network over each tile; guidance takes two a step, the
+    preset fast none.
     """
 
     num_regions: int
@@ -30,13 +31,18 @@ def plan_work(options: UpscaleRequest, width: int, height: int) -> Work:
     answer = options.output_size(width, height)
     upscale = max(1.0, answer[0] / width, answer[1] / height)
     num_regions, num_tiles, num_pixels = profile.tiling.count(width, height, upscale)
-    num_steps = options.num_steps or profile.num_steps
+    num_steps = profile.steps_of(options)
     is_guided = (options.cfg_scale or profile.cfg_scale) > 1
     return Work(num_regions, num_tiles, num_pixels / 1e6, num_steps * (2 if is_guided else 1))
 
 
 def write_run(work: Work, timings: Mapping[str, float]) -> str:
-    """A measured run as Redis keeps it behind its duration; timings: seconds per stage."""
+    """A measured run as Redis keeps it behind its duration; timings: seconds per stage.
+
+    Empty for a run without denoising: it says nothing of what perception and denoising take.
+    """
+    if not work.num_passes:
+        return ""
     denoising = timings.get("denoising", 0.0)
     rest = sum(timings.values()) - denoising
     return f"{work.megapixels:.6f} {rest:.4f} {denoising / work.num_passes:.4f}"

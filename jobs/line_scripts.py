@@ -14,10 +14,12 @@ CLASSES: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
 CLASS_STRIDE = 10**13
 
 # Functions for the scripts of jobs.scripts. at: the first of the three keys waiting, line, turns in KEYS.
-# A job that comes back from a run that did not end gets the turn back that its owner spent on it.
+# A job that comes back from a run that did not end had its turn: it is before all others of its owner, whatever their
+# priority, and the owner gets the turn back.
 LINE = f"""
 local function join(at, id, owner, class, sequence, is_back)
   redis.call('ZADD', KEYS[at], sequence, id)
+  if is_back then class = -1 end
   redis.call('ZADD', KEYS[at + 1], tonumber(class) * {CLASS_STRIDE} + tonumber(sequence), id)
   local has_turn = redis.call('ZSCORE', KEYS[at + 2], owner)
   if is_back then

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from jobs.errors import JobError
 
 ColorCorrection = Literal["wavelet", "adain", "none"]
+Preset = Literal["fast", "balanced", "best"]
 OutputFormat = Literal["png", "jpeg", "webp", "avif", "tiff"]
 WebhookEvent = Literal["job.succeeded", "job.failed", "job.canceled"]
 Priority = Literal["low", "normal", "high"]
@@ -68,8 +69,12 @@ class UpscaleRequest(BaseModel):
     negative_prompt: str = Field(
         default="", max_length=2000, description="What it must not look like; empty: the profile's."
     )
+    preset: Preset = Field(
+        default="balanced",
+        description="`fast`: the coarse network alone, no diffusion, no weight maps; `best`: more steps if they help.",
+    )
     num_steps: int | None = Field(
-        default=None, ge=1, le=100, description="Denoising steps; absent: the profile's default."
+        default=None, ge=1, le=100, description="Denoising steps, whatever the preset; absent: the preset's."
     )
     cfg_scale: float | None = Field(
         default=None, ge=1, le=20, description="Guidance scale; absent: the profile's default."

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from jobs.errors import JobError
-from jobs.options import ColorCorrection
+from jobs.options import ColorCorrection, UpscaleRequest
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,10 @@ def _pieces(length: int, piece: int, overlap: int) -> int:
 
 @dataclass(frozen=True)
 class Profile:
-    """One choice of networks. num_steps, cfg_scale, color_correction: defaults. is_bundled: weights come with it."""
+    """One choice of networks. num_steps, cfg_scale, color_correction: defaults; best_num_steps: of the preset `best`.
+
+    is_bundled: weights come with it. has_fast: its coarse network can answer alone.
+    """
 
     name: str
     title: str
@@ -90,11 +93,13 @@ class Profile:
     is_bundled: bool
     max_scale: float
     num_steps: int
+    best_num_steps: int
     cfg_scale: float
     color_correction: ColorCorrection
     runs_on: str
     licences: tuple[Licence, ...]
     tiling: Tiling | LatentTiling = Tiling()
+    has_fast: bool = False
 
     @property
     def how_to_install(self) -> str:
@@ -105,6 +110,21 @@ class Profile:
             f"Read its licences and fetch its weights with 'm3esr models pull {self.name}', name it in M3ESR_PROFILES, "
             f"and start a worker with 'm3esr work --profile {self.name}'."
         )
+
+    def steps_of(self, options: UpscaleRequest) -> int:
+        """Denoising steps of a request; 0: the coarse network alone.
+
+        Raises JobError invalid-option on the preset fast of a profile that has none.
+        """
+        if options.num_steps is not None:
+            return options.num_steps
+        if options.preset == "fast" and not self.has_fast:
+            raise JobError(
+                "invalid-option",
+                f"'{self.name}' has no preset fast: send balanced or best, num_steps, or the profile compact.",
+                field="preset",
+            )
+        return {"fast": 0, "balanced": self.num_steps, "best": self.best_num_steps}[options.preset]
 
 
 _SD35 = Licence("Stable Diffusion 3.5 medium", "Stability AI Community License", "https://stability.ai/license", True)
@@ -128,10 +148,12 @@ PROFILES: dict[str, Profile] = {
         is_bundled=True,
         max_scale=4.0,
         num_steps=1,
+        best_num_steps=1,
         cfg_scale=1.0,
         color_correction="wavelet",
         runs_on="CPU in seconds; any GPU",
         licences=(Licence("all weights", "Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0", True),),
+        has_fast=True,
     ),
     "quality": Profile(
         name="quality",
@@ -140,6 +162,7 @@ PROFILES: dict[str, Profile] = {
         is_bundled=False,
         max_scale=4.0,
         num_steps=40,
+        best_num_steps=40,
         cfg_scale=8.0,
         color_correction="adain",
         runs_on="GPU, 24 GB and up",
@@ -153,6 +176,7 @@ PROFILES: dict[str, Profile] = {
         is_bundled=False,
         max_scale=4.0,
         num_steps=50,
+        best_num_steps=50,
         cfg_scale=5.5,
         color_correction="adain",
         runs_on="GPU, 16 GB and up",

@@ -108,7 +108,7 @@ class ErrorInfo(_Frozen):
 class Trust(_Frozen):
     """How far the result can be believed.
 
-    lr_consistency_psnr: dB between the result, shrunk back, and the input. uncertainty_quantiles: of Eq. 13.
+    lr_consistency_psnr: dB between the result, shrunk back, and the input. uncertainty_quantiles: of its map.
     """
 
     lr_consistency_psnr: float | None = None

@@ -45,7 +45,7 @@ class Recovery:
         return {job_id: answer for job_id, answer in reclaimed.items() if answer != "held"}
 
     def reclaim(self, job_id: str) -> str:
-        """Take one job back; "held" when its lease still holds. A queued one is at its old place, its owner next."""
+        """Take one job back; "held" when its lease still holds. A queued one is the next to run."""
         record = self._store.get(job_id)
         if record is None:
             self._redis.zrem(keys.LEASES, job_id)

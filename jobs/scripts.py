@@ -104,7 +104,7 @@ return 1
 )
 
 # KEYS job, waiting, line, turns, leases. ARGV id, owner, class, attempt_id.
-# -> 1 waiting again at its old place, 0 fenced
+# -> 1 waiting again as the next to run, 0 fenced
 # A run that was put back is not charged as an attempt: its worker was told to end, nothing is wrong with the job.
 RELEASE = (
     LINE

@@ -46,7 +46,8 @@ class Settings(BaseSettings):
     )
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         default="auto",
-        description="Precision of `quality` and `fidelity`; auto: bf16 on a GPU, fp32 on a CPU.",
+        description="Precision of the transformer. auto: `quality` and `fidelity` bf16 on a GPU, fp32 on a CPU; "
+        "`compact` bf16 on a CPU that has it, where a probe at the start finds it faster and right, else fp32.",
     )
     quality_weights: Literal["dit4sr_r1", "dit4sr_q", "dit4sr_f"] = Field(
         default="dit4sr_r1", description="Which of DiT4SR's published weights `quality` runs."
@@ -113,6 +114,12 @@ class Settings(BaseSettings):
     webhook_allow_http: bool = Field(default=False, description="Send webhooks to http:// addresses too.")
     webhook_allow_private: bool = Field(
         default=False, description="Send webhooks to loopback and private addresses too, for receivers on premises."
+    )
+    signed_url_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=604_800,
+        description="How long a link to a result in an object store opens without a key; 0: no such links.",
     )
     allow_url_input: bool = Field(
         default=False, description="Take a `url` instead of a `file`: the API fetches the image, from public addresses."

@@ -266,7 +266,7 @@ class JobStore:
         return self.finish(job_id, attempt_id, JobStatus.FAILED, JobOutcome(error=ErrorInfo.of(error)))
 
     def release(self, job_id: str, attempt_id: str) -> bool:
-        """Put the job back at its old place; False when another attempt has it. It must be enqueued anew.
+        """Put the job back as the next to run; False when another attempt has it. It must be enqueued anew.
 
         The run is not charged to the job's attempts.
         """

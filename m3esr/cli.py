@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from m3esr import keys, weights
+from m3esr import keys, measure, weights
 from m3esr.environment import read_settings
 from m3esr.errors import UserError, describe_os_error, missing_package
 
@@ -23,13 +23,16 @@ app = typer.Typer(
 )
 app.add_typer(keys.app, name="keys")
 app.add_typer(weights.app, name="models")
+for verb in (measure.evaluate, measure.audit, measure.bench):
+    app.command(verb.__name__)(verb)
 
 Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Instead of M3ESR_PORT.")]
 Scale = Annotated[float | None, typer.Option(help="Output side over input side, above 1, at most 4.")]
 Width = Annotated[int | None, typer.Option(help="Output width in pixels.")]
 Height = Annotated[int | None, typer.Option(help="Output height in pixels.")]
 Seed = Annotated[int, typer.Option(help="Same seed and options, same picture.")]
-NumSteps = Annotated[int | None, typer.Option(help="Denoising steps.")]
+Preset = Annotated[str | None, typer.Option(help="fast (no diffusion), balanced or best.")]
+NumSteps = Annotated[int | None, typer.Option(help="Denoising steps, whatever the preset.")]
 Prompt = Annotated[str, typer.Option(help="What the picture shows; empty: captioned.")]
 Modalities = Annotated[str | None, typer.Option(help="NAME or NAME:STRENGTH (0 to 2), comma-separated, or none.")]
 Format = Annotated[str | None, typer.Option("--format", help="png, jpeg, webp, avif or tiff.")]
@@ -81,6 +84,7 @@ def run_upscale(
     width: Width = None,
     height: Height = None,
     seed: Seed = 0,
+    preset: Preset = None,
     num_steps: NumSteps = None,
     prompt: Prompt = "",
     negative_prompt: NegativePrompt = None,
@@ -101,6 +105,7 @@ def run_upscale(
         width=width,
         height=height,
         seed=seed,
+        preset=preset,
         num_steps=num_steps,
         prompt=prompt,
         negative_prompt=negative_prompt,
@@ -133,10 +138,12 @@ def run_submit(
     width: Width = None,
     height: Height = None,
     seed: Seed = 0,
+    preset: Preset = None,
     num_steps: NumSteps = None,
     prompt: Prompt = "",
     modalities: Modalities = None,
     output_format: Format = None,
+    priority: Annotated[str | None, typer.Option(help="Among your own waiting jobs: low, normal or high.")] = None,
     profile: ProfileName = None,
 ) -> None:
     """Send an image to a server; with -o or --maps wait for the result."""
@@ -152,10 +159,12 @@ def run_submit(
         "width": width,
         "height": height,
         "seed": seed,
+        "preset": preset,
         "num_steps": num_steps,
         "prompt": prompt or None,
         "modalities": modalities,
         "output_format": output_format,
+        "priority": priority,
         "profile": profile,
     }
     try:

@@ -11,6 +11,8 @@ EXTRAS = {
     "safetensors": "worker",
     "tokenizers": "worker",
     "cv2": "worker",
+    "scipy": "evaluation",
+    "onnxruntime": "evaluation",
     "diffusers": "diffusion",
     "transformers": "diffusion",
     "accelerate": "diffusion",
@@ -27,6 +29,8 @@ class UserError(Exception):
 def missing_package(error: ModuleNotFoundError) -> UserError | None:
     """The message for a package of one of our extras that is not installed; None for any other module."""
     name = (error.name or "").split(".")[0]
+    if name == "evaluation":  # the images of the service and the worker leave it out
+        return UserError("evaluation is not part of this image. Run it from the repository, or pip install m3esr.")
     if name not in EXTRAS:
         return None
     return UserError(f"'{name}' is not installed. Install the extra: pip install 'm3esr[{EXTRAS[name]}]'")

@@ -8,14 +8,14 @@ NUM_LEVELS = 5  # blur radii 1, 2, 4, 8, 16: what is coarser than about 60 px is
 VARIANCE_FLOOR = 1e-5  # keeps a flat channel from being divided by zero
 
 
-@torch.no_grad()
 def correct_colour(sr_image: Tensor, reference: Tensor, method: str = "wavelet") -> Tensor:
     """Moves the colours of sr_image to those of reference and keeps the detail of sr_image.
 
     sr_image: (B, C, H, W) RGB in [0, 1].  reference: the upscaled LR image, (B, C, H, W); "adain" takes
     any H and W.  method: "wavelet" (local: low frequencies are exchanged), "adain" (global: mean and
     standard deviation per channel) or "none".
-    Returns a new (B, C, H, W) in [0, 1]. Raises ValueError on an unknown method or shapes that do not fit.
+    Returns a new (B, C, H, W) in [0, 1], without gradient unless "none".
+    Raises ValueError on an unknown method or shapes that do not fit.
     The paper names no colour correction; DiT4SR and SeeSR, its two backbones, ship these two.
     """
     if method == "wavelet":
@@ -27,6 +27,7 @@ def correct_colour(sr_image: Tensor, reference: Tensor, method: str = "wavelet")
     raise ValueError(f"unknown colour correction {method!r}; known: {', '.join(METHODS)}")
 
 
+@torch.no_grad()
 def adain(sr_image: Tensor, reference: Tensor) -> Tensor:
     """Matches mean and standard deviation of each channel over the whole image, unclamped.
 

@@ -18,7 +18,8 @@ MODALITIES = (*VISUAL_MODALITIES, "text")
 class SamplerConfig:
     """How `compact` is sampled: a flow from the coarse image plus a little noise (sigma 1) to the SR image."""
 
-    num_steps: int = 1  # more steps drift away from the LR image: the model card
+    num_steps: int = 1  # of the preset balanced; more steps drift away from the LR image: the model card
+    best_num_steps: int = 1  # of the preset best
     noise_scale: float = 0.1  # largest deviation of the noise at sigma 1, in units of the whitened residual
     noise_reference: float = 0.05  # uncertainty at which half of it is given; none where the coarse image is sure
     restoration_threshold: float = 0.01  # uncertainty below which the answer falls back to interpolation

@@ -4,6 +4,7 @@ Dimension key, the same in every file: B batch  C channels  H W pixels  h w late
 modality  M modalities  D width  N heads  K head width
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from models.modalities.edge import canny_edges
 from models.modalities.perception import PerceptionNet
 from models.modalities.rendering import render_depth, render_segmentation
 from models.modalities.text import TextEncoder
+from models.precision import REDUCED, reduce_weights
 from models.routing.coarse import CoarseNetwork, upscale
 from models.routing.router import UncertaintyRouter
 from models.routing.uncertainty import estimate_uncertainty
@@ -32,6 +34,7 @@ class Prepared:
     fusion: PreparedFusion | None  # None: no visual modality, the fused group is absent
     text_embeddings: Tensor
     pooled: Tensor
+    temperature: float | None = None  # instead of Eq. 15, for experiments
 
 
 class M3ESR(nn.Module):
@@ -47,6 +50,19 @@ class M3ESR(nn.Module):
         self.denoiser = DiffusionTransformer(config.denoiser)
         self.fusion = ModalityFusion(config.fusion, time_width=config.denoiser.width)
         self.text_encoder = TextEncoder(config.text)
+        self.compute_dtype = torch.float32
+
+    def use_dtype(self, dtype: torch.dtype) -> "M3ESR":
+        """Lets the transformer parts compute in `dtype`, for inference; what leaves them is float32. Returns itself."""
+        self.compute_dtype = dtype
+        for name in REDUCED:
+            reduce_weights(self.get_submodule(name), dtype)
+        return self
+
+    def reduced(self) -> AbstractContextManager[object]:
+        """While entered, matrix products and convolutions compute in `compute_dtype`."""
+        is_reduced = self.compute_dtype != torch.float32
+        return torch.autocast(self.codec.basis.device.type, self.compute_dtype if is_reduced else None, is_reduced)
 
     def estimate(self, lr_image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Up-Scale(x), the coarse SR image (both (B, 3, 4H, 4W)) and U(x) (B, 1, H/4, W/4) of Eq. 13."""
@@ -77,6 +93,12 @@ class M3ESR(nn.Module):
             rendered["dino"] = seen.dino
         return rendered, seen.segmentation.softmax(1)
 
+    def route(self, lr_image: Tensor, uncertainty_map: Tensor) -> dict[str, Tensor]:
+        """Expert weights (B, H/4, W/4) in [0, 1] per modality, from the LR image and U alone."""
+        with self.reduced():
+            routed = self.router(lr_image, uncertainty_map)
+        return {name: weights.float() for name, weights in routed.items()}
+
     def prepare(
         self,
         lr_latent: Tensor,
@@ -84,32 +106,39 @@ class M3ESR(nn.Module):
         expert_weights: dict[str, Tensor],
         text_ids: Tensor,
         strengths: dict[str, float] | None = None,
+        temperature: float | None = None,
     ) -> Prepared:
         """Projects the modalities given, once per crop, with their expert weights (B, H/4, W/4) from the router.
 
-        `strengths` scale what a modality contributes beside its weight.
+        `strengths` scale what a modality contributes beside its weight; `temperature` stands in for Eq. 15 if given.
         """
         text_embeddings, pooled = self.text_encoder(text_ids)
         if not modalities:
             return Prepared(lr_latent, None, text_embeddings, pooled)
         scaled = {name: expert_weights[name].flatten(1) * (strengths or {}).get(name, 1.0) for name in modalities}
-        z = self.denoiser.embed_latent(lr_latent)
-        return Prepared(lr_latent, self.fusion.prepare(z, modalities, scaled), text_embeddings, pooled)
+        with self.reduced():
+            fusion = self.fusion.prepare(self.denoiser.embed_latent(lr_latent), modalities, scaled)
+        return Prepared(lr_latent, fusion, text_embeddings, pooled, temperature)
 
     def velocity(self, noisy_latent: Tensor, prepared: Prepared, sigma: Tensor) -> Tensor:
         """One denoising step's velocity (B, C, h, w) at sigma (B,) in [0, 1]."""
         timestep = 1000 * sigma
-        fused = None
-        if prepared.fusion is not None:
-            temperatures = self.temperatures(sigma)
-            fused = self.fusion.fuse(prepared.fusion, temperatures)
-        return self.denoiser(
-            noisy_latent, prepared.lr_latent, prepared.text_embeddings, prepared.pooled, timestep, fused
-        )
+        fused, temperatures = None, self.temperatures(sigma, prepared.temperature) if prepared.fusion else {}
+        with self.reduced():
+            if prepared.fusion is not None:
+                fused = self.fusion.fuse(prepared.fusion, temperatures)
+            velocity = self.denoiser(
+                noisy_latent, prepared.lr_latent, prepared.text_embeddings, prepared.pooled, timestep, fused
+            )
+        return velocity.float()
 
-    def temperatures(self, sigma: Tensor) -> dict[str, Tensor]:
-        """tau_m (B,) per modality at sigma (B,), Eq. 15."""
-        return self.fusion.temperatures(sigma, self.denoiser.time_embedding(1000 * sigma))
+    def temperatures(self, sigma: Tensor, constant: float | None = None) -> dict[str, Tensor]:
+        """tau_m (B,) per modality at sigma (B,), Eq. 15; or `constant` in its place."""
+        if constant is not None:
+            return {name: torch.full_like(sigma, constant) for name in self.config.fusion.modalities}
+        with self.reduced():
+            embedding = self.denoiser.time_embedding(1000 * sigma)
+        return self.fusion.temperatures(sigma, embedding.float())
 
 
 def resize_map(rendered: Tensor, size: tuple[int, int]) -> Tensor:

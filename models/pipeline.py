@@ -17,16 +17,18 @@ from models.backbones.options import BackboneOptions
 from models.catalogue import MissingWeightsError
 from models.checkpoint import read_config, read_tensors, sha256
 from models.colour import correct_colour
-from models.configs import VISUAL_MODALITIES, M3ESRConfig
+from models.configs import VISUAL_MODALITIES, M3ESRConfig, SamplerConfig
 from models.deblock import even_phases
 from models.denoising.sampling import flow_sigmas
 from models.modalities.caption import describe
 from models.modalities.text import tokenize
 from models.network import M3ESR, SCALE
+from models.precision import bf16_pays, choose_dtype
 from models.preview import OnPreview, PreviewCanvas
 from models.region import CELLS, Region, crop, denoise
 from models.requests import OnProgress, UpscaleOptions, UpscaleResult
 from models.resize import resize
+from models.routing.calibration import UncertaintyCalibration, load_calibration, measure
 from models.runs import Stopwatch, check_image, measure_trust, output_size, resolve_device, to_answer, to_tensor
 from models.tiling import BlendAccumulator, plan_tiles
 
@@ -46,6 +48,7 @@ class Upscaler:
         self.tokenizer, self.profile, self.source = tokenizer, profile, source
         self.config: M3ESRConfig = network.config
         self.sha256 = sha256(source) if source is not None else ""
+        self.calibration: UncertaintyCalibration | None = None
 
     @classmethod
     def load(
@@ -53,17 +56,23 @@ class Upscaler:
         profile: str = "compact",
         device: str = "cpu",
         checkpoint: Path | None = None,
+        dtype: str = "fp32",
         backbone: BackboneOptions | None = None,
+        *,
+        with_calibration: bool = True,
     ) -> Any:
         """The networks of a profile: this class, or for a public backbone another one with the same methods.
 
         Args:
             checkpoint: a folder with `<profile>.safetensors` and `tokenizer.json`, by default the repository's; for a
                 public backbone a models folder instead of `backbone.models_dir`.
-            backbone: how a public backbone is loaded and held.
+            dtype: auto, bf16, fp16 or fp32, of `compact`; see models.precision.
+            backbone: how a public backbone is loaded and held, its dtype included.
+            with_calibration: read that of the uncertainty, if it is there.
 
         Raises:
-            ValueError: tells what to do when the profile is unknown or its weights are broken or missing.
+            ValueError: tells what to do when the profile is unknown, its weights are broken or missing, or the device
+                has no such dtype.
             MissingWeightsError: names the command that fetches the weights of a public backbone.
         """
         if profile in BACKBONES:
@@ -76,7 +85,13 @@ class Upscaler:
                 raise ValueError(f"profile {profile!r} is not installed: {needed} is missing")
         network = M3ESR(read_config(path, M3ESRConfig))
         network.load_state_dict(read_tensors(path))
-        return cls(network.to(resolve_device(device)), Tokenizer.from_file(str(vocabulary)), profile, path)
+        network.to(resolve_device(device)).eval()
+        tile = network.config.sampler.tile
+        network.use_dtype(choose_dtype(dtype, network.codec.basis.device, lambda: bf16_pays(network.denoiser, tile)))
+        upscaler = cls(network, Tokenizer.from_file(str(vocabulary)), profile, path)
+        if with_calibration:
+            upscaler.calibration = load_calibration(folder, upscaler.sha256)
+        return upscaler
 
     @property
     def device(self) -> torch.device:
@@ -89,7 +104,7 @@ class Upscaler:
             "sha256": self.sha256,
             "num_parameters": sum(p.numel() for p in self.network.parameters()),
             "device": str(self.device),
-            "dtype": "float32",
+            "dtype": str(self.network.compute_dtype).removeprefix("torch."),
         }
 
     def warm_up(self) -> None:
@@ -115,14 +130,14 @@ class Upscaler:
         rows, columns = math.ceil(lr.shape[-2] / PATCH), math.ceil(lr.shape[-1] / PATCH)
         lr = pad_to(lr, rows * PATCH, columns * PATCH)
         plan = plan_tiles(rows, columns, REGION, REGION_OVERLAP)
-        num_steps = options.num_steps or self.config.sampler.num_steps
+        num_steps = count_steps(options, self.config.sampler)
         watch = Stopwatch(on_progress, len(plan), num_steps)
         caption, text_ids, null_ids = self.read_text(lr[..., :height, :width], options, watch)
         noise = self.noise(rows, columns, options.seed)
         image = BlendAccumulator(plan, rows, columns, REGION_OVERLAP, scale=PATCH * SCALE)
         maps = BlendAccumulator(plan, rows, columns, REGION_OVERLAP)
-        sigmas = flow_sigmas(num_steps, self.config.sampler.shift)
-        names = tuple(name for name in VISUAL_MODALITIES if options.strength(name) > 0)
+        sigmas = flow_sigmas(num_steps, self.config.sampler.shift) if num_steps else torch.zeros(1)
+        names = tuple(name for name in VISUAL_MODALITIES if num_steps and options.strength(name) > 0)
         canvas = None
         if on_preview is not None:
             canvas = PreviewCanvas(lr[..., :height, :width], output_size(width, height, options), len(plan), on_preview)
@@ -135,22 +150,23 @@ class Upscaler:
             maps.add(tile, region_maps)
         watch.region = len(plan) - 1
         with watch.stage("output", 0.97):
-            # uncertainty comes first in the stack of maps
+            # uncertainty comes first in the stack of maps, calibrated before raw
             sr = self.finish(image.result(), lr_image, options)
             stacked = maps.result()[0, :, : math.ceil(height / PATCH), : math.ceil(width / PATCH)].cpu().numpy()
-            found = dict(zip(("uncertainty", *names), stacked, strict=True))
+            kinds = ("uncertainty", "uncertainty_raw") if self.calibration else ("uncertainty",)
+            found = dict(zip((*kinds, *names), stacked, strict=True))
             trust = measure_trust(sr, lr_image, found["uncertainty"])
         watch.tell("output", num_steps, 1.0)
         return UpscaleResult(
             sr_image=sr,
             maps=found,
-            temperatures=self.temperatures(sigmas, names),
+            temperatures=self.temperatures(sigmas, names, options),
             trust=trust,
             timings=watch.seconds,
             caption=caption,
             seed=options.seed,
             num_steps=num_steps,
-            fusion="trained",
+            fusion="trained" if num_steps else "skipped",
         )
 
     def run_region(
@@ -162,12 +178,18 @@ class Upscaler:
         watch: Stopwatch,
         show_coarse: Callable[[Tensor], None] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """SR image (1, 3, 16 rows, 16 columns) of a region and its maps (1, 1 + M, rows, columns), U first."""
+        """SR image (1, 3, 16 rows, 16 columns) of a region and its maps (1, 1 + M, rows, columns), U first.
+
+        With a calibration its map comes before U. Without sampling steps the coarse image is the SR image.
+        """
         network = self.network
         with watch.stage("coarse", 0.0):
             upscaled, coarse_sr, uncertainty_map = network.estimate(region.lr_image)
             if show_coarse is not None:
                 show_coarse(coarse_sr)
+            uncertainty = self.uncertainty_maps(region.lr_image, upscaled, coarse_sr, uncertainty_map)
+            if watch.num_steps == 0:
+                return self.compose(coarse_sr, upscaled, uncertainty_map, options), uncertainty
         with watch.stage("perception", 0.1):
             modalities, _ = network.render(region.lr_image, coarse_sr, names) if names else ({}, None)
         strengths = {name: options.strength(name) for name in names}
@@ -177,17 +199,29 @@ class Upscaler:
             watch.tell("denoising", step, 0.2 + 0.75 * step / watch.num_steps)
 
         with watch.stage("routing", 0.15):
-            crops = region.prepare(network, upscaled, uncertainty_map, modalities, strengths, cfg_scale)
+            crops = region.prepare(
+                network, upscaled, uncertainty_map, modalities, strengths, cfg_scale, options.intervention
+            )
         with watch.stage("denoising", 0.2):
             start, end = denoise(
                 network, region, crops, upscaled, coarse_sr, uncertainty_map, sigmas, cfg_scale, on_step
             )
             sr = coarse_sr + network.codec.decode(network.codec.from_residual(end - start))
-            restored = smooth(sr - upscaled, self.config.sampler.restoration_blur)
-            sr = upscaled + self.restored_share(uncertainty_map) * restored
-            sr = correct_colour(sr.clamp(0, 1), upscaled, options.color_correction or "wavelet").clamp(0, 1)
+            sr = self.compose(sr, upscaled, uncertainty_map, options)
         weights = [crops.expert_weights[name][:, None] for name in names]
-        return sr, torch.cat([uncertainty_map, *weights], 1)
+        return sr, torch.cat([uncertainty, *weights], 1)
+
+    def uncertainty_maps(self, lr_image: Tensor, upscaled: Tensor, coarse_sr: Tensor, raw: Tensor) -> Tensor:
+        """U (1, 1, rows, columns); where the weights come with a calibration, the expected error before it."""
+        if self.calibration is None:
+            return raw
+        return torch.cat([self.calibration.predict(measure(lr_image, upscaled, coarse_sr, raw)), raw], 1)
+
+    def compose(self, sr: Tensor, upscaled: Tensor, uncertainty_map: Tensor, options: UpscaleOptions) -> Tensor:
+        """What the networks restored, joined to the interpolation, in its colours: (1, 3, H, W) in [0, 1]."""
+        restored = smooth(sr - upscaled, self.config.sampler.restoration_blur)
+        sr = upscaled + self.restored_share(uncertainty_map) * restored
+        return correct_colour(sr.clamp(0, 1), upscaled, options.color_correction or "wavelet").clamp(0, 1)
 
     def restored_share(self, uncertainty_map: Tensor) -> Tensor:
         """U (1, 1, h, w) -> the share of the restoration that is taken, (1, 1, 16 h, 16 w) in [0, 1).
@@ -202,7 +236,7 @@ class Upscaler:
     def read_text(self, lr: Tensor, options: UpscaleOptions, watch: Stopwatch) -> tuple[str, Tensor, Tensor]:
         """(caption, its token ids (1, L), ids to guide away from): one caption for the image."""
         negative = tokenize(self.tokenizer, [options.negative_prompt], self.config.text).to(self.device)
-        if options.strength("text") == 0:
+        if options.strength("text") == 0 or watch.num_steps == 0:
             return "", torch.zeros_like(negative), negative
         with watch.stage("perception", 0.0):
             side = max(lr.shape[-2:])
@@ -225,12 +259,19 @@ class Upscaler:
         image = even_phases(image[..., : height * SCALE, : width * SCALE], self.config.sampler.deblocking)
         return to_answer(image, lr_image, output_size(width, height, options))
 
-    def temperatures(self, sigmas: Tensor, names: tuple[str, ...]) -> dict[str, list[float]]:
+    def temperatures(self, sigmas: Tensor, names: tuple[str, ...], options: UpscaleOptions) -> dict[str, list[float]]:
         if not names:
             return {}
         levels = sigmas[:-1].to(self.device)  # the levels at which the network was asked
-        values = self.network.temperatures(levels)
+        values = self.network.temperatures(levels, options.intervention.temperature)
         return {"sigma": levels.tolist(), **{name: values[name].tolist() for name in names}}
+
+
+def count_steps(options: UpscaleOptions, sampler: SamplerConfig) -> int:
+    """Sampling steps of a request; 0 is the coarse image alone. A number given overrides the preset."""
+    if options.num_steps is not None:
+        return options.num_steps
+    return {"fast": 0, "balanced": sampler.num_steps, "best": sampler.best_num_steps}[options.preset]
 
 
 def load_backbone(profile: str, root: Path, device: str, options: BackboneOptions) -> Any:

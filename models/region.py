@@ -9,6 +9,7 @@ from torch import Tensor
 from models.configs import SamplerConfig
 from models.denoising.sampling import euler, guide
 from models.network import M3ESR, Prepared
+from models.requests import Intervention
 from models.tiling import BlendAccumulator, Tile, plan_tiles
 
 CELLS = 2  # latent cells per token side
@@ -24,7 +25,7 @@ class Crops:
     overlap: int
     conditional: Prepared
     unconditional: Prepared | None  # only with classifier-free guidance
-    expert_weights: dict[str, Tensor]  # (1, rows, columns) each, the router's own, in [0, 1]
+    expert_weights: dict[str, Tensor]  # (1, rows, columns) each, as they were used, in [0, 1]
 
     def blend(self, values: Tensor, scale: int) -> Tensor:
         accumulator = BlendAccumulator(self.plan, self.rows, self.columns, self.overlap, scale)
@@ -48,8 +49,13 @@ class Region:
         modalities: dict[str, Tensor],
         strengths: dict[str, float],
         cfg_scale: float,
+        intervention: Intervention = Intervention(),  # noqa: B008 (frozen)
+        expert_weights: dict[str, Tensor] | None = None,
     ) -> Crops:
-        """Routes the region as a whole, cuts it into tiles of the training size, projects Q, K, V: all of it once."""
+        """Routes the region as a whole, cuts it into tiles of the training size, projects Q, K, V: all of it once.
+
+        expert_weights: (1, rows, columns) each in place of the router's, for experiments that need their gradient.
+        """
         sampler = network.config.sampler
         rows, columns = self.lr_image.shape[-2] // 4, self.lr_image.shape[-1] // 4
         overlap = sampler.overlap // CELLS
@@ -62,14 +68,17 @@ class Region:
 
         lr_latent = cut(network.codec.normalise(network.codec.encode(upscaled)))
         # the router sees more than a tile: its weights have no borders where the tiles have
-        routed = network.router(self.lr_image, uncertainty_map) if modalities else {}
-        weights = {name: routed[name] for name in modalities}
+        routed = expert_weights
+        if routed is None:
+            routed = network.route(self.lr_image, uncertainty_map) if modalities else {}
+        weights = {name: hold(routed[name], name, intervention) for name in modalities}
         conditional = network.prepare(
             lr_latent,
             {name: cut(modality) for name, modality in modalities.items()},
             {name: cut(weight[:, None])[:, 0] for name, weight in weights.items()},
             self.text_ids.expand(len(plan), -1),
             strengths,
+            intervention.temperature,
         )
         unconditional = None
         if cfg_scale > 1:
@@ -77,6 +86,13 @@ class Region:
             text, pooled = network.text_encoder(self.null_ids.expand(len(plan), -1))
             unconditional = replace(conditional, text_embeddings=text, pooled=pooled)
         return Crops(plan, rows, columns, overlap, conditional, unconditional, weights)
+
+
+def hold(weights: Tensor, name: str, intervention: Intervention) -> Tensor:
+    """The router's weights (1, rows, columns), or the constant that an intervention names for the modality."""
+    if intervention.expert_weights is None:
+        return weights
+    return torch.full_like(weights, intervention.expert_weights[name])
 
 
 def crop(image: Tensor, tile: Tile, cells: int) -> Tensor:

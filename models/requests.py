@@ -1,15 +1,28 @@
 """What a caller may ask of the networks and what they answer: frozen values, free of torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 ColourCorrection = Literal["wavelet", "adain", "none"]
+Preset = Literal["fast", "balanced", "best"]
 ALL_MODALITIES = ("segmentation", "depth", "edge", "dino", "text")
 MAX_STEPS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervention:
+    """What an experiment (ablation, audit) puts in the place of a learned part; a service never sends one."""
+
+    expert_weights: Mapping[str, float] | None = None  # one constant in [0, 1] per modality instead of the router's map
+    temperature: float | None = None  # instead of tau_m(t) of Eq. 15; 1 is plain attention
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and not self.temperature > 0:
+            raise ValueError(f"temperature {self.temperature} must be above 0; 1 is plain attention")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +34,13 @@ class UpscaleOptions:
     scale: float = 4.0  # in (0, 4]
     prompt: str = ""
     negative_prompt: str = ""  # empty: the profile's default; read only when cfg_scale is above 1
-    num_steps: int | None = None  # None: the profile's default
+    preset: Preset = "balanced"  # fast: the coarse network alone; best: the profile's steps for its best picture
+    num_steps: int | None = None  # None: the preset's; given, it overrides the preset
     cfg_scale: float | None = None  # None: the profile's default; 1: no classifier-free guidance
     seed: int = 0
     modalities: dict[str, float] = field(default_factory=lambda: dict.fromkeys(ALL_MODALITIES, 1.0))
     color_correction: ColourCorrection | None = None  # None: the profile's default
+    intervention: Intervention = Intervention()
 
     def __post_init__(self) -> None:
         if not 0 < self.scale <= 4:
@@ -34,6 +49,8 @@ class UpscaleOptions:
             raise ValueError("send both width and height, or neither")
         if self.width is not None and self.height is not None and min(self.width, self.height) < 1:
             raise ValueError(f"output size {self.width} x {self.height} must be at least 1 x 1")
+        if self.preset not in get_args(Preset):
+            raise ValueError(f"unknown preset {self.preset!r}; known: {', '.join(get_args(Preset))}")
         if self.num_steps is not None and not 1 <= self.num_steps <= MAX_STEPS:
             raise ValueError(f"num_steps {self.num_steps} is outside 1..{MAX_STEPS}")
         if self.cfg_scale is not None and not 1 <= self.cfg_scale <= 20:
@@ -62,12 +79,13 @@ OnProgress = Callable[[ProgressEvent], None]  # may raise to cancel
 @dataclass(frozen=True, kw_only=True)
 class UpscaleResult:
     sr_image: NDArray[np.float32]  # (H, W, 3) in [0, 1]
-    maps: dict[str, NDArray[np.float32]]  # per LR patch: expert weights in [0, 1]; "uncertainty" >= 0
+    # per LR patch: expert weights in [0, 1]; "uncertainty" >= 0, and beside a calibrated one "uncertainty_raw" (Eq. 13)
+    maps: dict[str, NDArray[np.float32]]
     temperatures: dict[str, list[float]]  # "sigma" and one list per modality
     trust: dict[str, float | dict[str, float]]
     timings: dict[str, float]  # seconds per stage
     caption: str
     seed: int
-    num_steps: int
-    fusion: Literal["trained", "not installed"]
+    num_steps: int  # 0: no diffusion, the coarse network's image
+    fusion: Literal["trained", "not installed", "skipped"]  # skipped: preset fast
     notes: tuple[str, ...] = ()  # what the run did otherwise than asked or published, and why; sentences

@@ -61,6 +61,13 @@ class ResultView(ResultInfo):
     url: str
 
 
+class LinkView(BaseModel):
+    """An address outside this API that opens a result without a key until it expires."""
+
+    url: str
+    expires_at: datetime
+
+
 class PreviewView(PreviewInfo):
     """The coarse image so far, a JPEG, and where it is fetched."""
 
@@ -111,11 +118,13 @@ class JobView(BaseModel):
     expires_at: datetime | None
     timings: dict[str, float] = Field(description="Seconds per stage.")
     result: ResultView | None
-    maps: dict[str, MapView] = Field(description="Expert weights in [0, 1] per modality, and uncertainty (>= 0).")
+    maps: dict[str, MapView] = Field(description="Expert weights in [0, 1] per modality, uncertainty (>= 0).")
     temperatures: dict[str, list[float]] = Field(description="`sigma`, and each modality's temperature at it.")
     trust: Trust | None
     model: ModelInfo | None
-    fusion: str | None = Field(description="`trained`, or `not installed`: then there are no weight maps.")
+    fusion: str | None = Field(
+        description="`trained`; `not installed` or `skipped` (preset fast): then there are no weight maps."
+    )
     notes: list[str] = Field(description="What the run did otherwise than asked or published, and why.")
     caption: str | None
     seed: int
@@ -170,6 +179,7 @@ class ProfileView(BaseModel):
     queue_depth: int
     max_scale: float
     num_steps: int
+    best_num_steps: int
     cfg_scale: float
     color_correction: str
     runs_on: str

@@ -128,6 +128,7 @@ def check_offer(options: UpscaleRequest, settings: Settings) -> UpscaleRequest:
         served = f"This server serves {', '.join(settings.profiles)}, not '{profile.name}'."
         advice = f" To its operator: {profile.how_to_install}" if profile.how_to_install else ""
         raise JobError("profile-not-installed", served + advice, field="profile")
+    profile.steps_of(options)  # refuses a preset that it has not
     if options.ttl_seconds is not None and options.ttl_seconds > settings.ttl_seconds:
         raise JobError(
             "invalid-option",

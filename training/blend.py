@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.lpips import LpipsSqueeze
-from evaluation.score import score_pair
+from evaluation.scoring import Scorer, mean_scores
 from models.checkpoint import read_config, read_tensors, save_checkpoint
 from models.routing.coarse import CoarseConfig, CoarseNetwork
 from training.pairs import PairDataset
@@ -26,12 +25,12 @@ def interpolate(faithful: dict[str, Tensor], perceptual: dict[str, Tensor], shar
 
 
 @torch.inference_mode()
-def score_holdout(network: CoarseNetwork, dataset: PairDataset, perceptual: LpipsSqueeze) -> dict[str, float]:
+def score_holdout(network: CoarseNetwork, dataset: PairDataset, scorer: Scorer) -> dict[str, float]:
     rows = []
     for lr_image, hr_image in dataset.holdout():
         sr, hr, lr = (to_uint8(x) for x in (network(lr_image[None])[0], hr_image, lr_image))
-        rows.append(score_pair(sr, hr, lr, perceptual))
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        rows.append(scorer(sr, hr, lr))
+    return mean_scores(rows)
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
@@ -49,10 +48,10 @@ def main() -> None:
     config = read_config(args.faithful, CoarseConfig)
     ends = read_tensors(args.faithful), read_tensors(args.perceptual)
     if args.pairs and args.lpips:
-        network, dataset, lpips = CoarseNetwork(config).eval(), PairDataset(args.pairs), LpipsSqueeze(args.lpips)
+        network, dataset, scorer = CoarseNetwork(config).eval(), PairDataset(args.pairs), Scorer(args.lpips)
         for share in (0.0, 0.3, 0.5, 0.7, 1.0):
             network.load_state_dict(interpolate(*ends, share))
-            scores = score_holdout(network, dataset, lpips)
+            scores = score_holdout(network, dataset, scorer)
             print(f"share {share:.1f}  " + "  ".join(f"{k} {v:.3f}" for k, v in scores.items()), flush=True)
     save_checkpoint(args.out, interpolate(*ends, args.share), config)
 

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -50,7 +51,6 @@ log = structlog.get_logger(__name__)
 def load_upscaler(settings: Settings, profile: str) -> Upscaler:
     """The networks of `profile`. Raises SystemExit with one clear line when they cannot be had."""
     try:
-        from models.backbones.options import BackboneOptions
         from models.pipeline import Upscaler as Networks
     except ModuleNotFoundError as error:
         raise SystemExit(f"The worker needs {error.name}; install the extra: pip install 'm3esr[worker]'") from error
@@ -59,16 +59,8 @@ def load_upscaler(settings: Settings, profile: str) -> Upscaler:
             profile=profile,
             device=settings.device,
             checkpoint=settings.checkpoint,
-            backbone=BackboneOptions(
-                models_dir=settings.models_dir,
-                offload=settings.offload,
-                dtype=settings.dtype,
-                quality_weights=settings.quality_weights,
-                captions=settings.captions,
-                caption_bits=settings.caption_bits,
-                official_sampling=settings.official_sampling,
-                compile=settings.compile,
-            ),
+            dtype=settings.dtype,
+            backbone=backbone_options(settings),
         )
     except ModuleNotFoundError as error:
         raise SystemExit(
@@ -77,6 +69,22 @@ def load_upscaler(settings: Settings, profile: str) -> Upscaler:
     except (OSError, ValueError) as error:
         raise SystemExit(f"The networks of '{profile}' cannot be loaded: {error}") from error
     return upscaler
+
+
+def backbone_options(settings: Settings) -> Any:
+    """How `quality` and `fidelity` are loaded and held, a `models.backbones.options.BackboneOptions`."""
+    from models.backbones.options import BackboneOptions
+
+    return BackboneOptions(
+        models_dir=settings.models_dir,
+        offload=settings.offload,
+        dtype=settings.dtype,
+        quality_weights=settings.quality_weights,
+        captions=settings.captions,
+        caption_bits=settings.caption_bits,
+        official_sampling=settings.official_sampling,
+        compile=settings.compile,
+    )
 
 
 def run(settings: Settings, profile: str | None = None, *, load: LoadUpscaler = load_upscaler) -> None:

@@ -74,6 +74,8 @@ class WorkerMetrics:
         for name, mean in map_means.items():
             if not math.isfinite(mean):
                 continue  # one NaN would spoil the sum until the process ends
+            if name == "uncertainty_raw":
+                continue  # beside the calibrated one
             histogram = self.uncertainty_mean if name == "uncertainty" else self.weight_mean.labels(name)
             histogram.observe(mean)
         self.output_megapixels.observe(pixels / 1e6)

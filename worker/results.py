@@ -10,6 +10,7 @@ import numpy as np
 
 from jobs import (
     CONTENT_TYPES,
+    PROFILES,
     JobError,
     JobOutcome,
     MapInfo,
@@ -49,15 +50,17 @@ def decode(data: bytes, max_pixels: int) -> Any:
 
 
 def upscale_options(request: UpscaleRequest, lr_width: int, lr_height: int) -> Any:
-    """The network's options for `request`. Raises JobError invalid-option on a size out of reach."""
+    """The network's options for `request`. Raises JobError invalid-option on a size or preset out of reach."""
     from models.pipeline import UpscaleOptions  # here, so that this module can be read without torch
 
+    PROFILES[request.profile].steps_of(request)
     width, height = request.output_size(lr_width, lr_height)
     return UpscaleOptions(
         width=width,
         height=height,
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
+        preset=request.preset,
         num_steps=request.num_steps,
         cfg_scale=request.cfg_scale,
         seed=request.seed,
@@ -80,7 +83,7 @@ def render_map(name: str, values: FloatImage, size: tuple[int, int]) -> Rendered
     """
     values = np.ascontiguousarray(values, dtype=np.float32)
     info = summarise(values)
-    high = max(info.quantiles["p99"], 1e-6) if name == "uncertainty" else 1.0
+    high = max(info.quantiles["p99"], 1e-6) if name.startswith("uncertainty") else 1.0
     shrink = min(1.0, MAX_MAP_SIDE / max(size))
     drawn = (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
     file = io.BytesIO()

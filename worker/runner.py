@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -162,10 +163,12 @@ class JobRunner:
         return results.decode(data, self.settings.max_input_pixels)
 
     def _put_files(self, job_id: str, attempt_id: str, image: bytes, maps: dict[str, results.RenderedMap]) -> None:
-        for name, rendered in maps.items():
-            self.blobs.put(map_key(job_id, attempt_id, name, "png"), rendered.png)
-            self.blobs.put(map_key(job_id, attempt_id, name, "npy"), rendered.npy)
-        self.blobs.put(result_key(job_id, attempt_id), image)
+        files = {map_key(job_id, attempt_id, name, "png"): rendered.png for name, rendered in maps.items()}
+        files |= {map_key(job_id, attempt_id, name, "npy"): rendered.npy for name, rendered in maps.items()}
+        files[result_key(job_id, attempt_id)] = image
+        # At once: each is a round trip to an object store, and nobody reads one before the record names them all.
+        with ThreadPoolExecutor(len(files)) as senders:
+            list(senders.map(self.blobs.put, files.keys(), files.values()))
 
     def _persist(self, write: Callable[[], T]) -> T:
         """Do `write`, waiting for a Redis that is away: minutes of work hang on this one call."""

@@ -1,5 +1,6 @@
 """The files of a finished job: its image and its maps."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
@@ -9,6 +10,7 @@ from service.access import CallerDep
 from service.caller import Caller
 from service.context import Context, ContextDep
 from service.problems import problem_responses
+from service.schemas import LinkView
 
 PNG = "image/png"
 JPEG = "image/jpeg"
@@ -46,6 +48,19 @@ def read_result(
     headers["Content-Disposition"] = f'inline; filename="{job_id}.{suffix}"'
     data = _require_blob(context, result_key(job_id, _run_of(record)))
     return Response(data, media_type=result.content_type, headers=headers)
+
+
+@router.get("/v1/jobs/{job_id}/result/link", responses=problem_responses(404, 409, 410, 422))
+def link_result(job_id: str, context: ContextDep, caller: CallerDep, response: Response) -> LinkView:
+    """A signed link to the image in the object store, on a server that gives them; who has it needs no key."""
+    record = _require_succeeded(context, caller, job_id)
+    seconds = context.settings.signed_url_seconds
+    expires_at = datetime.now(UTC) + timedelta(seconds=seconds)  # before it is signed: it opens at least that long
+    url = context.blobs.sign(result_key(job_id, _run_of(record)), seconds) if seconds else None
+    if url is None:
+        raise JobError("link-not-available", "Fetch the result from this API: there are no links to its storage.")
+    response.headers["Cache-Control"] = "no-store"
+    return LinkView(url=url, expires_at=expires_at)
 
 
 @router.get(

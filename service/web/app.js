@@ -1,4 +1,4 @@
-// The playground: send an image, follow its job, compare before and after, lay the maps over the result.
+// The playground: send one image or several, follow their jobs, compare before and after, lay the maps over a result.
 "use strict";
 
 const MODALITIES = ["segmentation", "depth", "edge", "dino", "text"];
@@ -12,10 +12,12 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-let file = null;
-let job = null;
+let files = [];
+let sent = []; // one entry for each file that was sent: { file, job, beforeUrl }
+let batch = null; // of several files
+let job = null; // the one that is shown, of `sent`
 let events = null;
-let beforeUrl = null;
+let previewed = null; // what the preview on the page shows: of which job, and how much of it
 let apiKey = sessionStorage.getItem("m3esr-api-key") ?? ""; // of this tab, until it is closed
 let overlaid = "none";
 const blobUrls = new Map();
@@ -58,19 +60,20 @@ function forgetFiles() {
 }
 
 function choose(chosen) {
-  if (!chosen) return;
-  file = chosen;
-  $("file-name").textContent = file.name;
-  $("file-facts").textContent = `${(file.size / 1024).toFixed(0)} kB`;
+  if (!chosen.length) return;
+  files = [...chosen];
+  const bytes = files.reduce((sum, file) => sum + file.size, 0);
+  $("file-name").textContent = files.length === 1 ? files[0].name : `${files.length} images`;
+  $("file-facts").textContent = `${(bytes / 1024).toFixed(0)} kB`;
   $("send").disabled = false;
   say("");
 }
 
 function form() {
   const data = new FormData();
-  data.append("file", file, file.name);
-  const fields = { profile: "profile", scale: "scale", num_steps: "num-steps", seed: "seed",
-    output_format: "output-format", prompt: "prompt" };
+  for (const file of files) data.append("file", file, file.name);
+  const fields = { profile: "profile", scale: "scale", preset: "preset", num_steps: "num-steps", seed: "seed",
+    output_format: "output-format", priority: "priority", prompt: "prompt", webhook_url: "webhook-url" };
   for (const [name, id] of Object.entries(fields)) if ($(id).value) data.append(name, $(id).value);
   const strengths = [...$("modalities").querySelectorAll("input:checked")].map((box) => box.value);
   data.append("modalities", strengths.join(",") || "none");
@@ -79,15 +82,19 @@ function form() {
 
 async function send(event) {
   event.preventDefault();
-  if (!file) return;
+  if (!files.length) return;
   say("");
-  $("result").hidden = true;
+  events?.abort();
+  $("result").hidden = $("batch").hidden = true;
   setBusy(true);
   forgetFiles();
-  if (beforeUrl) URL.revokeObjectURL(beforeUrl);
-  beforeUrl = URL.createObjectURL(file);
+  for (const entry of sent) URL.revokeObjectURL(entry.beforeUrl);
+  sent = files.map((file) => ({ file, job: null, beforeUrl: URL.createObjectURL(file) }));
+  batch = job = null;
   try {
-    show(await ask("/v1/upscale", { method: "POST", body: form() }));
+    const body = form();
+    if (files.length === 1) note(await ask("/v1/upscale", { method: "POST", body }));
+    else noteBatch(await ask("/v1/batches", { method: "POST", body }));
     follow();
   } catch (error) {
     say(error.message);
@@ -95,10 +102,39 @@ async function send(event) {
   }
 }
 
+// What the server told of a job, of those that were sent the one it is; the first is shown until another is chosen.
+function note(told) {
+  const entry = sent.find((each) => each.job?.id === told.id) ?? sent.find((each) => !each.job);
+  if (!entry) return;
+  entry.job = told;
+  if (!job || job.id === told.id) show(told);
+}
+
+function noteBatch(told) {
+  batch = told;
+  told.jobs.forEach(note);
+  $("batch").replaceChildren(...sent.filter((entry) => entry.job).map(({ file, job: each }) =>
+    element("button", { type: "button", textContent: `${file.name} · ${each.status}`, onclick: () => open(each.id) },
+    )));
+  for (const [index, button] of [...$("batch").children].entries()) {
+    button.setAttribute("aria-pressed", String(sent[index].job.id === job.id));
+  }
+  $("batch").hidden = false;
+}
+
+function open(id) {
+  $("result").hidden = true;
+  say("");
+  show(sent.find((entry) => entry.job.id === id).job);
+  noteBatch(batch);
+}
+
 function setBusy(isBusy) {
-  $("send").disabled = isBusy || !file;
-  $("cancel").hidden = !isBusy;
+  $("send").disabled = isBusy || !files.length;
+  $("cancel").hidden = !isBusy && !(batch && !batch.is_finished);
   $("cancel").disabled = false;
+  $("replay").hidden = true;
+  $("preview").hidden = true;
   $("run").hidden = !isBusy;
   if (isBusy) $("bar").removeAttribute("value");
   $("stage").textContent = isBusy ? "sending" : "";
@@ -106,11 +142,12 @@ function setBusy(isBusy) {
 
 async function follow() {
   events?.abort();
+  if (batch) return void setTimeout(pollBatch, 1000, batch.id);
   if (FINAL.includes(job.status)) return;
   const listening = events = new AbortController();
   try {
     const answer = await request(`${job.url}/events`, { signal: listening.signal });
-    for await (const state of readEvents(answer.body)) show(state);
+    for await (const state of readEvents(answer.body)) note(state);
   } catch {
     // Whatever it was, the poll below finds it out.
   }
@@ -133,9 +170,20 @@ async function* readEvents(body) {
   }
 }
 
+async function pollBatch(id) {
+  if (batch?.id !== id) return; // another was sent meanwhile
+  try {
+    noteBatch(await ask(batch.url));
+    if (!batch.is_finished) setTimeout(pollBatch, 1000, id);
+  } catch (error) {
+    say(error.message);
+    setBusy(false);
+  }
+}
+
 async function poll() {
   try {
-    show(await ask(job.url));
+    note(await ask(job.url));
     if (!FINAL.includes(job.status)) follow();
   } catch (error) {
     say(error.message);
@@ -144,15 +192,49 @@ async function poll() {
 }
 
 function show(state) {
+  const isKnown = job?.id === state.id && job.status === state.status && FINAL.includes(state.status);
   job = state;
+  if (isKnown && !$("result").hidden) return;
   if (!FINAL.includes(job.status)) {
+    if ($("run").hidden) setBusy(true);
     $("cancel").disabled = job.cancel_requested;
+    showPreview();
     return showProgress();
   }
   setBusy(false);
+  $("replay").hidden = !["failed", "canceled"].includes(job.status);
   if (job.status === "succeeded") showResult().catch((error) => say(error.message));
   else if (job.status === "failed") say(`${job.error?.title ?? "Failed"}. ${job.error?.detail ?? ""}`);
   else say(`The job is ${job.status}.`);
+}
+
+// The coarse image grows region by region; it is fetched again when it shows more.
+async function showPreview() {
+  if (!job.preview) return void ($("preview").hidden = true);
+  const shown = `${job.id} ${job.attempts} ${job.preview.fraction}`;
+  if (shown === previewed) return void ($("preview").hidden = false);
+  previewed = shown;
+  try {
+    const url = URL.createObjectURL(await (await request(job.preview.url)).blob());
+    URL.revokeObjectURL($("preview").src);
+    $("preview").src = url;
+    $("preview").hidden = FINAL.includes(job.status);
+  } catch {
+    previewed = null; // it is only a preview: the next state brings another
+  }
+}
+
+async function replay() {
+  try {
+    say("");
+    setBusy(true);
+    note(await ask(`${job.url}/replay`, { method: "POST" }));
+    if (batch) noteBatch(await ask(batch.url));
+    follow();
+  } catch (error) {
+    setBusy(false);
+    say(error.message);
+  }
 }
 
 function showProgress() {
@@ -166,72 +248,6 @@ function showProgress() {
     const place = queue?.position ? `${queue.position} before yours` : "next in line";
     $("stage").textContent = queue ? place + eta : status;
   }
-}
-
-async function showResult() {
-  const { result, maps } = job;
-  const url = await fetched(result.url);
-  $("after").src = url;
-  $("after").width = result.width;
-  $("before").hidden = false;
-  $("before").src = beforeUrl;
-  $("overlay").hidden = true;
-  $("download").href = url;
-  $("download").download = `${(file?.name ?? "image").replace(/\.[^.]*$/, "")}_m3esr.${result.content_type.slice(6)}`;
-  const buttons = ["none", ...Object.keys(maps)].map((name) =>
-    element("button", { type: "button", textContent: name, onclick: () => overlay(name) }));
-  $("map-buttons").replaceChildren(...buttons);
-  overlay("none");
-  showMeans(maps);
-  showFacts();
-  $("result").hidden = false;
-}
-
-async function overlay(name) {
-  overlaid = name;
-  for (const button of $("map-buttons").children) {
-    button.setAttribute("aria-pressed", String(button.textContent === name));
-  }
-  $("overlay").hidden = name === "none";
-  if (name !== "none") {
-    try {
-      const url = await fetched(job.maps[name].url);
-      if (overlaid !== name) return; // another was chosen meanwhile
-      $("overlay").src = url;
-      $("overlay").alt = `${name} map`;
-    } catch (error) {
-      say(error.message);
-    }
-  }
-}
-
-function showMeans(maps) {
-  const rows = Object.entries(maps).map(([name, map]) => {
-    const mean = element("td", { className: "number", textContent: map.mean.toFixed(3) });
-    // Uncertainty is not a share: it has no end of its scale to draw a bar against.
-    const bar = name === "uncertainty" ? "" : element("meter", { min: 0, max: 1, value: map.mean });
-    return element("tr", {}, element("th", { textContent: name }), element("td", {}, bar), mean);
-  });
-  $("means").tBodies[0].replaceChildren(...rows);
-  $("means").hidden = rows.length === 0;
-}
-
-function showFacts() {
-  const seconds = Object.values(job.timings).reduce((sum, value) => sum + value, 0);
-  const psnr = job.trust?.lr_consistency_psnr;
-  const facts = {
-    Size: `${job.input.width}×${job.input.height} → ${job.result.width}×${job.result.height}`,
-    Time: `${seconds.toFixed(2)} s`,
-    "Agrees with the input": psnr == null ? null : `${psnr.toFixed(1)} dB when shrunk back`,
-    Caption: job.caption,
-    Fusion: job.fusion,
-    Seed: job.seed,
-    Model: job.model && `${job.model.profile} ${job.model.sha256.slice(0, 12)}`,
-    Job: job.id,
-  };
-  $("facts").replaceChildren(...Object.entries(facts)
-    .filter(([, value]) => value != null && value !== "")
-    .flatMap(([name, value]) => [element("dt", { textContent: name }), element("dd", { textContent: value })]));
 }
 
 async function look() {
@@ -267,11 +283,12 @@ $("api-key").addEventListener("change", () => {
   sessionStorage.setItem("m3esr-api-key", apiKey);
   look();
 });
-$("file").addEventListener("change", () => choose($("file").files[0]));
+$("file").addEventListener("change", () => choose($("file").files));
 $("cancel").addEventListener("click", () => {
   $("cancel").disabled = true;
-  if (job) ask(job.url, { method: "DELETE" }).catch((error) => say(error.message));
+  if (job) ask((batch ?? job).url, { method: "DELETE" }).catch((error) => say(error.message));
 });
+$("replay").addEventListener("click", replay);
 $("split").addEventListener("input", () => $("stage-view").style.setProperty("--split", `${$("split").value}%`));
 $("opacity").addEventListener("input", () => ($("overlay").style.opacity = $("opacity").value / 100));
 $("overlay").style.opacity = 0.65;
@@ -280,8 +297,8 @@ for (const name of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {
     event.preventDefault();
     $("drop").classList.toggle("over", name === "dragover");
-    if (name === "drop") choose(event.dataTransfer.files[0]);
+    if (name === "drop") choose(event.dataTransfer.files);
   });
 }
-document.addEventListener("paste", (event) => choose(event.clipboardData.files[0]));
+document.addEventListener("paste", (event) => choose(event.clipboardData.files));
 start();

@@ -19,6 +19,7 @@ V1_ROUTES = [
     ("GET", "/v1/jobs/0123"),
     ("GET", "/v1/jobs/0123/events"),
     ("GET", "/v1/jobs/0123/result"),
+    ("GET", "/v1/jobs/0123/result/link"),
     ("GET", "/v1/jobs/0123/maps/depth"),
     ("GET", "/v1/jobs/0123/preview"),
     ("DELETE", "/v1/jobs/0123"),

@@ -199,7 +199,7 @@ def test_while_redis_is_away_answers_are_quick_503s_and_then_it_recovers(tmp_pat
 
 
 def test_the_pages_load_nothing_from_elsewhere(service):
-    for path in ("/", "/docs", "/web/app.js", "/web/docs.js", "/web/style.css"):
+    for path in ("/", "/docs", "/web/app.js", "/web/result.js", "/web/docs.js", "/web/style.css"):
         answer = service.http.get(path)
         assert answer.status_code == 200
         assert "http://" not in answer.text.replace("http://www.w3.org", "")

@@ -27,7 +27,6 @@ NOT_PASSED_ON = {
 # Of profiles that need a GPU: passed on to the worker of compose.gpu.yml.
 FOR_THE_GPU = {
     "offload",
-    "dtype",
     "quality_weights",
     "captions",
     "caption_bits",
@@ -39,6 +38,7 @@ FOR_THE_SERVICE = {
     "webhook_secret",
     "webhook_allow_http",
     "webhook_allow_private",
+    "signed_url_seconds",
     "allow_url_input",
     "url_input_seconds",
     "url_input_allow_http",

@@ -114,7 +114,11 @@ def build_encoder(config: TaggerConfig, state: dict[str, Tensor] | None = None) 
     if state is None:
         return SwinModel(swin, add_pooling_layer=False)
     # The library's own loader, because the names inside its Swin have changed between versions and those of
-    # checkpoints have not.
+    # checkpoints have not. Version 4 also wants the table of places from the checkpoint, else it holds noise.
+    with torch.device("meta"):
+        names = SwinModel(swin, add_pooling_layer=False).state_dict()
+    tables = dict.fromkeys((n for n in names if n.endswith("relative_position_index")), places(config.window))
+    state = state | tables
     encoder, info = SwinModel.from_pretrained(
         None, config=swin, state_dict=state, add_pooling_layer=False, output_loading_info=True
     )
@@ -123,3 +127,11 @@ def build_encoder(config: TaggerConfig, state: dict[str, Tensor] | None = None) 
         told = "; ".join(f"{kind} {', '.join(names[:3])}" for kind, names in problems.items() if names)
         raise ValueError(f"the image encoder's weights do not fit: {told}")
     return encoder
+
+
+def places(window: int) -> Tensor:
+    """(window^2, window^2): where a pair of pixels of a window finds its bias in the table of relative positions."""
+    axis = torch.arange(window)
+    row, column = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
+    down, right = (place[:, None] - place[None, :] + window - 1 for place in (row, column))
+    return down * (2 * window - 1) + right

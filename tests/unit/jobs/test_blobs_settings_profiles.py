@@ -1,5 +1,7 @@
 """Storage, settings, profiles and the vocabulary of errors."""
 
+from urllib.parse import parse_qs, urlsplit
+
 import pytest
 
 from jobs import (
@@ -34,6 +36,17 @@ def test_deleting_a_job_leaves_its_neighbour_alone(blobs):
     assert blobs.delete_prefix("job") == 3
     assert blobs.keys() == [input_key("job2")]
     assert blobs.delete_prefix("job") == 0
+
+
+def test_a_link_opens_one_blob_of_an_object_store_for_a_time_and_a_folder_has_none(blobs, monkeypatch):
+    assert blobs.sign(result_key("job", "run"), 60) is None
+    for name, value in {"ACCESS_KEY_ID": "AK", "SECRET_ACCESS_KEY": "hidden", "REGION": "eu-west-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    link = urlsplit(BlobStore.open("s3://bucket/images").sign(result_key("job", "run"), 60))
+    query = parse_qs(link.query)
+    assert (link.scheme, link.path.endswith("/images/job/run/result")) == ("https", True)
+    assert (query["X-Amz-Expires"], len(query["X-Amz-Signature"][0])) == (["60"], 64)
+    assert "hidden" not in link.query
 
 
 @pytest.mark.parametrize("job_id", ["../other", "a/b", "", ".."])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs import JobOutcome, JobQueue, JobStatus, JobStore, UpscaleRequest, plan_work
+from jobs import JobError, JobOutcome, JobQueue, JobStatus, JobStore, UpscaleRequest, plan_work
 from jobs.estimate import Work, expected_seconds, run_duration, write_run
 from jobs.keys import durations_key
 from tests.fakes import FakeClock, a_job
@@ -29,6 +29,8 @@ def queue(redis, clock):
     ("options", "passes"),
     [
         ({}, 1),
+        ({"preset": "fast"}, 0),
+        ({"preset": "fast", "num_steps": 5}, 5),
         ({"num_steps": 5}, 5),
         ({"num_steps": 5, "cfg_scale": 1}, 5),
         ({"num_steps": 5, "cfg_scale": 2}, 10),
@@ -56,6 +58,21 @@ def test_the_seconds_of_a_run_are_those_measured_and_more_steps_cost_only_denois
     assert expected_seconds(WORK, [run]) == pytest.approx(6.0)
     assert expected_seconds(Work(1, 1, 2.0, 8), [run]) == pytest.approx(10.0)
     assert expected_seconds(Work(1, 1, 4.0, 4), [run]) == pytest.approx(12.0)
+
+
+def test_a_profile_without_the_preset_fast_says_so():
+    with pytest.raises(JobError, match="invalid-option") as raised:
+        plan_work(UpscaleRequest(profile="quality", preset="fast"), 128, 128)
+    assert raised.value.field == "preset"
+    assert plan_work(UpscaleRequest(profile="quality", preset="best", cfg_scale=1), 128, 128).num_passes == 40
+
+
+def test_a_run_of_the_preset_fast_says_how_long_it_took_and_nothing_of_the_others():
+    fast = plan_work(UpscaleRequest(preset="fast"), 128, 128)
+    run = "0.3 " + write_run(fast, {"coarse": 0.2})
+    assert run_duration(run) == 0.3 and expected_seconds(WORK, [run]) is None
+    known = "9.9 " + write_run(WORK, {"coarse": 2.0, "denoising": 4.0})
+    assert expected_seconds(fast, [run, known]) == pytest.approx(2.0 * 0.262144 / 2)
 
 
 def test_large_runs_weigh_more_than_small_ones():

@@ -74,16 +74,17 @@ def test_who_comes_back_with_single_jobs_waits_one_round_each_time(store):
 
 
 @pytest.mark.parametrize("way", ["release", "reclaim"])
-def test_a_job_that_comes_back_is_next_for_its_owner_did_not_get_the_turn(redis, store, queue, clock, way):
+def test_a_job_that_comes_back_is_next_whatever_came_meanwhile(redis, store, queue, clock, way):
     jobs = [wait(store, owner) for owner in ("a", "a", "b", "c")]
     begun = store.begin_next("compact", "dies", lease_seconds=15)
     assert begun.id == jobs[0].id
+    jobs.append(wait(store, "a", "high"))
     if way == "release":
         assert store.release(begun.id, "dies")
     else:
         clock.now += 16
         Recovery(redis, store, queue, max_attempts=3, clock=clock).reclaim_expired()
-    assert [queue.position(record) for record in jobs] == [0, 3, 1, 2]
+    assert [queue.position(record) for record in jobs] == [0, 4, 1, 2, 3]
     assert store.begin_next("compact", "again").id == begun.id
 
 

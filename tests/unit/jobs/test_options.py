@@ -54,6 +54,7 @@ def test_any_scale_gives_a_size_within_the_limits(scale, width, height):
         {"scale": 2, "width": 100},
         {"width": 100, "megapixels": 1},
         {"num_steps": 0},
+        {"preset": "quick"},
         {"seed": -1},
         {"seed": 2**32},
         {"output_format": "gif"},

@@ -49,7 +49,7 @@ def test_a_lease_that_holds_is_left_alone(recovery, running, clock, store):
     assert store.get(running.id) == running
 
 
-def test_a_job_whose_lease_ran_out_waits_again_at_its_old_place(redis, recovery, running, clock, store, queue):
+def test_a_job_whose_lease_ran_out_waits_again_as_the_next_to_run(redis, recovery, running, clock, store, queue):
     store.create(a_job(), max_queue_length=9)
     clock.now += 16
     assert recovery.reclaim_expired() == {running.id: "queued"}

@@ -40,6 +40,7 @@ def image(tmp_path):
         (["upscale", "IMAGE", "-o", "out.png", "--scale", "2", "--width", "20"], "give one of"),
         (["upscale", "IMAGE", "-o", "out.png", "--modalities", "smell"], "--modalities"),
         (["upscale", "IMAGE", "-o", "out", "--format", "bmp"], "--format"),
+        (["upscale", "IMAGE", "-o", "out.png", "--preset", "quick"], "--preset: Input should be"),
         (["upscale", "IMAGE", "-o", "out.png", "--profile", "quality"], "m3esr models pull quality"),
         (["upscale", "IMAGE", "-o", "out.png", "--profile", "best"], "'best' is not one of"),
         (["upscale", "IMAGE", "-o", "out.png", "--checkpoint", "no-folder"], "no-folder: no such folder"),

@@ -28,6 +28,7 @@ def test_the_numbers_are_the_networks(config):
     assert (TILING.region, TILING.region_overlap) == (pipeline.REGION, pipeline.REGION_OVERLAP)
     assert (TILING.tile, TILING.tile_overlap) == (config.sampler.tile // CELLS, config.sampler.overlap // CELLS)
     assert PROFILE.num_steps == config.sampler.num_steps
+    assert PROFILE.best_num_steps == config.sampler.best_num_steps
 
 
 @pytest.mark.parametrize("width", [1, 16, 47, 48, 49, 52, 127, 128, 129, 240, 241, 1000])

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from prometheus_client import generate_latest
 
 from jobs import JobError, UpscaleRequest
 from models.imageio import decode_image
@@ -12,6 +13,7 @@ from tests.fakes import picture
 from tests.unit.models.tiny import tiny_upscaler
 from tests.unit.worker.fakes import FakeUpscaler
 from worker import results
+from worker.metrics import WorkerMetrics
 
 
 def run_fake(request, data=None):
@@ -105,3 +107,20 @@ def test_the_real_networks_class_gives_all_that_is_published():
     assert set(outcome.maps) == {"segmentation", "depth", "edge", "dino", "uncertainty"}
     assert "denoising" in stages
     assert outcome.model_dump_json()
+
+
+def test_the_preset_reaches_the_network():
+    assert results.upscale_options(UpscaleRequest(preset="fast"), 16, 12).preset == "fast"
+    with pytest.raises(JobError, match="invalid-option"):
+        results.upscale_options(UpscaleRequest(profile="fidelity", preset="fast"), 16, 12)
+
+
+def test_raw_uncertainty_is_drawn_on_its_own_range_and_is_no_weight():
+    values = np.full((2, 2), 0.1, dtype=np.float32)
+    drawn = {name: results.render_map(name, values, (2, 2)).png for name in ("uncertainty_raw", "uncertainty", "depth")}
+    assert drawn["uncertainty_raw"] == drawn["uncertainty"] != drawn["depth"]
+    metrics = WorkerMetrics()
+    metrics.observe_run({}, {"uncertainty": 0.1, "uncertainty_raw": 0.2, "depth": 0.5}, 100)
+    told = generate_latest(metrics.registry).decode()
+    assert 'modality="depth"' in told and "uncertainty_raw" not in told
+    assert "m3esr_uncertainty_mean_sum 0.1" in told

@@ -15,6 +15,7 @@ from models.backbones.sd21 import CONTROLNET, SD21, UNET
 from models.backbones.sizes import enlarge, work_sizes
 from models.catalogue import MissingWeightsError
 from models.colour import correct_colour
+from models.denoising.tiled import tile_places
 from models.modalities.dape.weights import RAM_FILE
 from models.requests import UpscaleOptions
 from models.runs import to_answer, to_tensor
@@ -105,13 +106,19 @@ def test_a_large_latent_goes_in_tiles_that_see_their_part_of_the_picture(root, u
     seen, forward = [], tiled.seesr.controlnet.forward
 
     def watching(noisy, time, text, lr_image, *rest):
-        seen.append((tuple(noisy.shape[-2:]), tuple(lr_image.shape[-2:])))
+        seen.append((tuple(noisy.shape[-2:]), lr_image[:1].clone()))
         return forward(noisy, time, text, lr_image, *rest)
 
     tiled.seesr.controlnet.forward = watching
     large = picture(18, 40)
     result = tiled.upscale(large, ONE_STEP)
-    assert seen == [((8, 8), (64, 64))] * 8  # 9 x 20 cells: 2 rows of 4
+    work = enlarge(to_tensor(large, torch.device("cpu")), work_sizes(18, 40, 4, 64))
+    places = tile_places(9, 20, tile=8, overlap=4)
+    assert len(places) == len(seen) == 8
+    for (_, rows, columns), (sides, lr_image) in zip(places, seen, strict=True):
+        assert sides == (8, 8)
+        pixels = slice(8 * rows.start, 8 * rows.stop), slice(8 * columns.start, 8 * columns.stop)
+        assert torch.equal(lr_image, work[..., pixels[0], pixels[1]])
     whole = upscaler.upscale(large, ONE_STEP).sr_image
     assert not np.array_equal(result.sr_image, whole)
     assert np.abs(result.sr_image - whole).mean() < 0.1

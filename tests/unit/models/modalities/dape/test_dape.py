@@ -50,15 +50,15 @@ def expected_tokens(state, lr_image):
 
 
 def test_image_tokens_and_scores_follow_the_published_names(root, expected_state):
-    lr_image = torch.rand(1, 3, 40, 30)
+    lr_image = torch.rand(1, 3, 40, 30, generator=torch.Generator().manual_seed(0))
     tagger = load_tagger(root, TAGGER)
     tokens = tagger.image_tokens(lr_image)
     assert tokens.shape == (1, 1 + 8 * 8, 512)
     expected = expected_tokens(expected_state, lr_image)
     assert (tokens[0] - expected).abs().max() < 1e-4 * expected.abs().max()
     scores = tagger.scores(tokens)[0]
-    assert (scores - reference.scores(expected_state, expected, TAGGER)).abs().max() < 1e-4
-    assert scores.std() > 0.01
+    assert (scores - reference.scores(expected_state, expected, TAGGER)).abs().max() < 1e-5
+    assert scores.std() > 1e-3
 
 
 def test_the_full_network_has_145_tokens_and_the_published_size():

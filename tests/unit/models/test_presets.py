@@ -1,0 +1,73 @@
+"""Presets and interventions: what they switch off is off, and the default path stays as it was."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.configs import SamplerConfig
+from models.network import M3ESR
+from models.pipeline import Upscaler, count_steps
+from models.requests import Intervention, UpscaleOptions
+from tests.unit.models.test_pipeline import picture
+from tests.unit.models.tiny import tiny_upscaler
+
+
+@pytest.fixture(scope="module")
+def upscaler() -> Upscaler:
+    return tiny_upscaler()
+
+
+def test_fast_is_the_coarse_network_alone(upscaler, monkeypatch):
+    for part in ("render", "route", "prepare", "velocity"):
+        monkeypatch.setattr(M3ESR, part, lambda *_: pytest.fail("the diffusion ran"))
+    lr_image = picture(16, 20)
+    result = upscaler.upscale(lr_image, UpscaleOptions(preset="fast", color_correction="none"))
+    assert (result.fusion, result.num_steps, result.caption, result.temperatures) == ("skipped", 0, "", {})
+    assert set(result.maps) == {"uncertainty"}
+    with torch.inference_mode():
+        lr = torch.from_numpy(lr_image).permute(2, 0, 1)[None]
+        upscaled, coarse_sr, uncertainty_map = upscaler.network.estimate(lr)
+        composed = upscaler.compose(coarse_sr, upscaled, uncertainty_map, UpscaleOptions(color_correction="none"))
+        expected = upscaler.finish(composed, lr_image, UpscaleOptions())
+    assert np.allclose(result.sr_image, expected, atol=1e-6)
+
+
+def test_fast_progress_rises_to_one(upscaler):
+    events = []
+    upscaler.upscale(picture(140, 16), UpscaleOptions(preset="fast"), events.append)
+    fractions = [event.fraction for event in events]
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0
+    assert {event.stage for event in events} == {"coarse", "output"}
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [({}, 2), ({"preset": "fast"}, 0), ({"preset": "best"}, 7), ({"preset": "fast", "num_steps": 3}, 3)],
+)
+def test_steps_follow_the_preset_unless_they_are_given(options, steps):
+    assert count_steps(UpscaleOptions(**options), SamplerConfig(num_steps=2, best_num_steps=7)) == steps
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ValueError, match="unknown preset 'quick'; known: fast, balanced, best"):
+        UpscaleOptions(preset="quick")
+
+
+def test_routing_off_uses_the_constants_and_shows_them(upscaler):
+    lr_image = picture(16, 16)
+    weights = {"depth": 0.25, "edge": 0.75}
+    options = UpscaleOptions(modalities=dict.fromkeys(weights, 1.0), intervention=Intervention(expert_weights=weights))
+    result = upscaler.upscale(lr_image, options)
+    assert {name: float(np.unique(result.maps[name])[0]) for name in weights} == weights
+    routed = upscaler.upscale(lr_image, UpscaleOptions(modalities=dict.fromkeys(weights, 1.0)))
+    assert not np.array_equal(result.sr_image, routed.sr_image)
+
+
+def test_temperature_off_is_plain_attention_at_every_step(upscaler):
+    lr_image = picture(16, 16)
+    plain = upscaler.upscale(lr_image, UpscaleOptions(intervention=Intervention(temperature=1.0)))
+    assert {value for name in ("depth", "dino") for value in plain.temperatures[name]} == {1.0}
+    default = upscaler.upscale(lr_image, UpscaleOptions())
+    assert not np.array_equal(plain.sr_image, default.sr_image)
+    with pytest.raises(ValueError, match="must be above 0"):
+        Intervention(temperature=0.0)
