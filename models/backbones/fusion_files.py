@@ -31,7 +31,12 @@ def fused_state(denoiser: DiffusionTransformer) -> dict[str, torch.Tensor]:
 
 
 def save_fusion(path: Path, fusion: JointFusion) -> None:
-    """Writes the fusion, and what it added to its denoiser. Whole or not at all."""
+    """Writes the fusion, and what it added to its denoiser. Whole or not at all.
+
+    Raises ValueError when the denoiser's projections were merged for inference, or it has no fused group.
+    """
+    if not any("to_v_fused." in name for name in fused_state(fusion.denoiser)):
+        raise ValueError("the denoiser has no fused parameters to save: it was built without them, or merged")
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {DENOISER + name: value for name, value in fused_state(fusion.denoiser).items()}
     save_checkpoint(path, state | fusion.state_dict(), fusion.config)

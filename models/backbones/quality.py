@@ -143,6 +143,7 @@ class QualityUpscaler(PublishedUpscaler):
             fusion = load_fusion(
                 root, options.quality_weights, denoiser, dtype, placement, has_coarse=coarse is not None
             )
+        denoiser.merge_projections()
         if options.compile:
             denoiser.compile()
         return cls(

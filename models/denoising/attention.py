@@ -61,32 +61,63 @@ class JointAttention(nn.Module):
                 setattr(self, f"{name}_fused", nn.Linear(width, width))
         for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k"):
             setattr(self, name, QKNorm(config.attention_head_dim) if config.qk_norm else nn.Identity())
+        self.projections = self.plan_projections(config)
+        self.merged: nn.ModuleDict | None = None  # after `merge_projections`
+
+    def plan_projections(self, config: DenoiserConfig) -> dict[str, list[tuple[str, ...] | None]]:
+        """Group -> the layers that make its query, key and value, in the order in which they run; None: not made."""
+        image = [("to_q",), ("to_k",), ("to_v",)]
+        planned: dict[str, list[tuple[str, ...] | None]] = {"noisy": [*image]}
+        for group in ("control", "fused") if config.fused else ("control",):
+            planned[group] = [(name, f"{name}_{group}") for (name,) in image]
+        if self.lr_key_is_image_key:
+            planned["control"][1] = None
+        planned["text"] = [("add_q_proj",), ("add_k_proj",), ("add_v_proj",)]
+        if self.is_last:
+            planned["text"][0] = None
+            if config.fused:
+                planned["fused"][0] = None
+        return planned
 
     def forward(self, groups: Groups) -> Groups:
         """Modulated groups in, projected reads out; the last block returns None for `text` and `fused`."""
         noisy, lr, fused, text = groups
         assert lr is not None  # the LR group enters every block
-        image_key = self.norm_k(self.heads(self.to_k(noisy)))
-        queries = [
-            self.norm_q(self.heads(self.to_q(noisy))),
-            self.norm_q(self.stacked("to_q", lr, "control")),
-        ]
+        query, key, value = self.split(noisy, "noisy")
+        image_key = self.norm_k(key)
+        lr_query, lr_key, lr_value = self.split(lr, "control")
         # The released `orig` code normalises the noisy image's key twice and calls it the LR key. Its weights
         # were trained with that and break without it.
-        lr_key = image_key if self.lr_key_is_image_key else self.stacked("to_k", lr, "control")
-        keys = [image_key, self.norm_k(lr_key)]
-        values = [self.heads(self.to_v(noisy)), self.stacked("to_v", lr, "control")]
+        lr_key = image_key if lr_key is None else lr_key
+        queries = [self.norm_q(query), self.norm_q(lr_query)]
+        keys, values = [image_key, self.norm_k(lr_key)], [value, lr_value]
         if fused is not None:
-            if not self.is_last:
-                queries.append(self.norm_q(self.stacked("to_q", fused, "fused")))
-            keys.append(self.norm_k(self.stacked("to_k", fused, "fused")))
-            values.append(self.stacked("to_v", fused, "fused"))
+            query, key, value = self.split(fused, "fused")
+            if query is not None:
+                queries.append(self.norm_q(query))
+            keys.append(self.norm_k(key))
+            values.append(value)
         if text is not None:
-            if not self.is_last:
-                queries.append(self.norm_added_q(self.heads(self.add_q_proj(text))))
-            keys.append(self.norm_added_k(self.heads(self.add_k_proj(text))))
-            values.append(self.heads(self.add_v_proj(text)))
+            query, key, value = self.split(text, "text")
+            if query is not None:
+                queries.append(self.norm_added_q(query))
+            keys.append(self.norm_added_k(key))
+            values.append(value)
         return self.project(self.attend(queries, keys, values), groups)
+
+    def split(self, x_BTD: Tensor, group: str) -> list[Tensor | None]:
+        """Query, key and value (B, T, N, K) of one group, before any norm; None for what nothing reads."""
+        layers = self.projections[group]
+        if self.merged is not None:
+            parts = iter(self.merged[group](x_BTD).chunk(sum(layer is not None for layer in layers), dim=-1))
+            return [None if layer is None else self.heads(next(parts)) for layer in layers]
+        return [None if layer is None else self.heads(self.run_stack(x_BTD, layer)) for layer in layers]
+
+    def run_stack(self, x_BTD: Tensor, names: tuple[str, ...]) -> Tensor:
+        """Projections one upon the other: a group's own stands on top of the image's."""
+        for name in names:
+            x_BTD = getattr(self, name)(x_BTD)
+        return x_BTD
 
     def attend(self, queries: list[Tensor], keys: list[Tensor], values: list[Tensor]) -> list[Tensor]:
         """Softmax over the tokens of all groups; one (B, T, D) per query group."""
@@ -110,10 +141,6 @@ class JointAttention(nn.Module):
             text = self.to_add_out(next(remaining))
         return Groups(noisy, lr, fused, text)
 
-    def stacked(self, name: str, x: Tensor, group: str) -> Tensor:
-        """The group's own projection on top of the image projection of the same `name`: (B, P, N, K)."""
-        return self.heads(getattr(self, f"{name}_{group}")(getattr(self, name)(x)))
-
     def heads(self, x_BTD: Tensor) -> Tensor:
         return x_BTD.unflatten(-1, (self.num_heads, -1))
 
@@ -127,6 +154,34 @@ class JointAttention(nn.Module):
         for name in dead:
             if hasattr(self, name):
                 delattr(self, name)
+
+    @torch.no_grad()
+    def merge_projections(self, *, has_text: bool) -> None:
+        """Replaces the projections of each group by one layer, stacks multiplied out: fewer and larger products.
+
+        The numbers change by rounding only. For inference: the state dict is no longer the published one.
+        """
+        merged = {}
+        for group, stacks in self.projections.items():
+            if group != "text" or has_text:
+                weights, biases = zip(*(self.multiply_out(names) for names in stacks if names is not None), strict=True)
+                like = self.to_q.weight
+                layer = nn.Linear(like.shape[1], len(weights) * like.shape[0], device="meta")
+                layer.weight = nn.Parameter(torch.cat(weights).to(like), requires_grad=False)
+                layer.bias = nn.Parameter(torch.cat(biases).to(like), requires_grad=False)
+                merged[group] = layer
+        for name in {name for stacks in self.projections.values() for names in stacks for name in names or ()}:
+            if hasattr(self, name):
+                delattr(self, name)
+        self.merged = nn.ModuleDict(merged)
+
+    def multiply_out(self, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """Weight and bias, float32, of the layers run one after the other."""
+        weight, bias = getattr(self, names[0]).weight.float(), getattr(self, names[0]).bias.float()
+        for name in names[1:]:
+            layer = getattr(self, name)
+            weight, bias = layer.weight.float() @ weight, layer.weight.float() @ bias + layer.bias.float()
+        return weight, bias
 
     @torch.no_grad()
     def init_fused_from_control(self) -> None:

@@ -55,6 +55,14 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([GeluProjection(width, hidden), nn.Identity(), nn.Linear(hidden, width)])
         if with_control:
             self.control_conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+            self.arrange()
+
+    def arrange(self) -> None:
+        """Lays the convolution's weight out as `injection` lays out its image; after weights were assigned, again.
+
+        Else the convolution copies its input and output, which on a CPU takes far longer than itself.
+        """
+        self.control_conv.to(memory_format=torch.channels_last)
 
     def hidden(self, x_BTD: Tensor) -> Tensor:
         return self.net[0](x_BTD)
@@ -65,8 +73,8 @@ class FeedForward(nn.Module):
     def injection(self, hidden_lr: Tensor, grid: tuple[int, int]) -> Tensor:
         """What the LR group says about each place of the h x w `grid` and its eight neighbours."""
         # (B, P, 4D) seen as an image is already channels-last memory: both reshapes are free
-        image = hidden_lr.transpose(1, 2).unflatten(-1, grid)
-        return self.control_conv(image).flatten(2).transpose(1, 2)
+        image = hidden_lr.unflatten(1, grid).permute(0, 3, 1, 2)
+        return self.control_conv(image).permute(0, 2, 3, 1).flatten(1, 2)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return self.output(self.hidden(x_BTD))

@@ -128,6 +128,14 @@ class DiffusionTransformer(nn.Module):
             if block.attn2 is not None:
                 block.attn2.drop_dead_weights(has_text=False)
 
+    def merge_projections(self) -> None:
+        """For inference: one projection per group and attention instead of three to six. See `JointAttention`."""
+        for block in self.transformer_blocks:
+            block.ff.arrange()
+            block.attn.merge_projections(has_text=True)
+            if block.attn2 is not None:
+                block.attn2.merge_projections(has_text=False)
+
     def init_fused_from_control(self) -> None:
         """Copies the LR group's projections into the fused group's: fusion training starts from there."""
         for module in self.modules():

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from models.backbones.dit4sr import fused_names, load_denoiser
-from models.backbones.fusion_files import fusion_file, save_fusion
+from models.backbones.fusion_files import fusion_file, load_fusion, save_fusion
+from models.backbones.memory import Placement
 from models.catalogue import MissingWeightsError
 from models.checkpoint import read_tensors, save_checkpoint
 from models.fusion.joint import JointFusion, JointFusionConfig
@@ -137,14 +138,16 @@ def test_the_fused_group_starts_as_the_lr_group(root):
     }
 
 
-def test_a_saved_fusion_is_read_back_to_the_digit(root, tmp_path):
-    shutil.copytree(root, tmp_path / "hub")
-    one = load(root)
-    save_fusion(tmp_path / "hub" / fusion_file("dit4sr_r1"), one.fusion.network)
-    two = load(tmp_path / "hub")
-    for network in ("denoiser", "fusion"):
-        first, second = (u.denoiser if network == "denoiser" else u.fusion.network for u in (one, two))
-        assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+def test_a_saved_fusion_is_read_back_to_the_digit(root, tmp_path, upscaler):
+    denoiser = load_denoiser(root, fused=True)
+    placement = Placement("none", torch.device("cpu"))
+    fusion = load_fusion(root, "dit4sr_r1", denoiser, torch.float32, placement, has_coarse=True)
+    save_fusion(tmp_path / "fusion.safetensors", fusion.network)
+    saved, read = read_tensors(root / fusion_file("dit4sr_r1")), read_tensors(tmp_path / "fusion.safetensors")
+    assert saved.keys() == read.keys()
+    assert all(torch.equal(value, read[name]) for name, value in saved.items())
+    with pytest.raises(ValueError, match="merged"):
+        save_fusion(tmp_path / "again.safetensors", upscaler.fusion.network)
 
 
 @pytest.mark.parametrize(

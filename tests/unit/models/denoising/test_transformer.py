@@ -5,7 +5,7 @@ import torch
 
 from models.denoising.config import DenoiserConfig
 from models.denoising.transformer import DiffusionTransformer
-from tests.unit.models.denoising.published import published_inputs, published_network
+from tests.unit.models.denoising.published import published_inputs, published_network, tensors
 
 TINY = DenoiserConfig(
     sample_size=16,
@@ -203,9 +203,30 @@ def test_reset_for_training_reads_lr_patches_like_image_patches():
     patches = torch.randn(1, 4, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for name in ("to_q", "to_k", "to_v"):
-            image = attention.heads(getattr(attention, name)(patches))
-            torch.testing.assert_close(attention.stacked(name, patches, "control"), image)
-            torch.testing.assert_close(attention.stacked(name, patches, "fused"), image)
+            image = getattr(attention, name)(patches)
+            for group in ("control", "fused"):
+                torch.testing.assert_close(attention.run_stack(patches, (name, f"{name}_{group}")), image)
+
+
+@pytest.mark.parametrize("variant", ["r1", "orig"])
+@pytest.mark.parametrize("case", ["a", "c"])
+def test_merged_projections_change_rounding_only(case, variant):
+    network, inputs = published_network(case, variant=variant), published_inputs(case)
+    with torch.no_grad():
+        network.drop_dead_weights()
+        network.merge_projections()
+        sample = network(*inputs)
+    assert (sample - tensors(case, f"outputs_{variant}")["sample"]).abs().max() < 1e-4
+    assert not any("to_q" in name or "add_v" in name for name in network.state_dict())
+
+
+def test_merged_projections_serve_the_fused_group_too():
+    network, inputs = tiny_network(), tiny_inputs()
+    with torch.no_grad():
+        fused = network.embed_latent(inputs[1])
+        expected = network(*inputs, fused_tokens=fused)
+        network.merge_projections()
+        torch.testing.assert_close(network(*inputs, fused_tokens=fused), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_mixed_precision_trains():
