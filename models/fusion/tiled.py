@@ -65,5 +65,5 @@ class FusedTokens:
 
 
 def num_bytes(prepared: PreparedFusion) -> int:
-    projections = [tensor for projected in prepared.projected.values() for tensor in projected]
+    projections = [part for projected in prepared.projected.values() for part in projected if part is not None]
     return sum(tensor.numel() * tensor.element_size() for tensor in (prepared.z, *projections))

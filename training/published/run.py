@@ -72,8 +72,10 @@ def start_accelerator(device: str) -> "Accelerator":
         DistributedDataParallelKwargs(broadcast_buffers=False),
         InitProcessGroupKwargs(timeout=timedelta(hours=FEATURES_HOURS)),
     ]
+    # said outright, or each of several processes without a GPU would think itself alone
+    cpu = device == "cpu" or not torch.cuda.is_available()
     # precision is the stage's affair: only the denoiser runs under autocast
-    return Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=kwargs)
+    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=kwargs)
 
 
 def accumulated(recipe: FusionRecipe, batch_size: int, num_processes: int) -> int:
