@@ -20,6 +20,7 @@ from training.published.measure import measure
 from training.published.recipe import RECIPES, FusionRecipe
 from training.published.run import FusionRun, RunOptions, start_accelerator
 
+STOPPED = "stopped; the same command goes on from what was saved last"
 ADVICE = "memory ran out: use --checkpointing, a smaller --batch-size or --precision bf16"
 
 
@@ -78,20 +79,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parse(arguments)
     try:
         if chosen.measure:
-            print(measure(chosen.device, chosen.batch_size))
+            print(measure(chosen.device, chosen.batch_size, chosen.precision))
             return 0
         recipe, options = recipe_of(chosen), options_of(chosen)
         run = FusionRun(options, recipe, start_accelerator(options.device))
+    except ModuleNotFoundError as error:
+        return fail(f"'{error.name}' is not installed: pip install 'm3esr[worker,diffusion,training]'", 2)
     except (ValueError, OSError) as error:
         return fail(str(error), 2)
     except torch.OutOfMemoryError:
         return fail(ADVICE, 1)
+    except KeyboardInterrupt:
+        return fail(STOPPED, 130)
     try:
         run.train()
     except torch.OutOfMemoryError:
         return fail(ADVICE, 1)
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         return fail(str(error), 1)
+    except KeyboardInterrupt:
+        return fail(STOPPED, 130)
     if run.accelerator.is_main_process:
         print(run.fusion_path)
     run.accelerator.end_training()

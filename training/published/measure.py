@@ -1,5 +1,6 @@
 """Seconds a step and peak memory of fusion training, on random weights: whether it fits, before any download."""
 
+import gc
 import statistics
 import tempfile
 import time
@@ -10,7 +11,6 @@ import torch
 
 from evaluation.memory import GIB, SD35
 from evaluation.speed import SIDE, TEXT_TOKENS, synchronise
-from models.backbones.memory import choose_dtype
 from models.backbones.quality import Schedule
 from models.denoising.config import DenoiserConfig
 from models.denoising.transformer import DiffusionTransformer
@@ -18,7 +18,14 @@ from models.runs import resolve_device
 from training.loop import LoopConfig, Trainer
 from training.published.cache import FusionBatch
 from training.published.recipe import literal
-from training.published.stage import Draws, FusedDenoiser, FusionLoss, TrainedParameters, build_fusion
+from training.published.stage import (
+    Draws,
+    FusedDenoiser,
+    FusionLoss,
+    TrainedParameters,
+    build_fusion,
+    choose_training_dtype,
+)
 
 NUM_STEPS, NUM_WARM = 10, 2
 MAP_CHANNELS, DINO_CHANNELS = 256, 768  # VQGAN f16, DINOv3 ViT-B
@@ -33,10 +40,10 @@ class Cost:
     peak: int | None
 
 
-def measure(device: str, batch_size: int) -> str:
+def measure(device: str, batch_size: int, precision: str = "auto") -> str:
     """A table of both ways. On a CPU it is a dry run at tiny size, and says so.
 
-    Raises ValueError on an unknown device or a batch under 1.
+    Raises ValueError on an unknown device, a precision that it has not, or a batch under 1.
     """
     place = resolve_device(device)
     if batch_size < 1:
@@ -44,17 +51,19 @@ def measure(device: str, batch_size: int) -> str:
     is_real = place.type == "cuda"
     if is_real and not torch.cuda.is_available():
         raise ValueError("there is no CUDA GPU here; use --device cpu for a dry run")
+    dtype = choose_training_dtype(precision, place)
     config, side = (SD35, SIDE) if is_real else (tiny_config(), 8)
-    lines = [torch.cuda.get_device_name(place) + f", batch {batch_size}, 512 px, bf16" if is_real else DRY]
+    lines = [torch.cuda.get_device_name(place) + f", batch {batch_size}, 512 px, {dtype}" if is_real else DRY]
     lines.append(f"{'checkpointing':>14} {'seconds a step':>15} {'peak GiB':>9}")
     for checkpointing in (False, True):
         try:
-            cost = run_steps(replace(config, fused=True), side, batch_size, place, checkpointing)
+            cost = run_steps(replace(config, fused=True), side, batch_size, place, dtype, checkpointing)
             peak = "-" if cost.peak is None else f"{cost.peak / GIB:.1f}"
             seconds = f"{cost.seconds:.3f}"
         except torch.OutOfMemoryError:
             seconds, peak = "-", "too much"
         lines.append(f"{'on' if checkpointing else 'off':>14} {seconds:>15} {peak:>9}")
+        gc.collect()  # the network of this row must be gone before the next
         if is_real:
             torch.cuda.empty_cache()
     return "\n".join(lines)
@@ -91,9 +100,15 @@ def random_batch(config: DenoiserConfig, side: int, batch_size: int) -> FusionBa
     )
 
 
-def run_steps(config: DenoiserConfig, side: int, batch_size: int, device: torch.device, checkpointing: bool) -> Cost:
-    """The very steps of a run, in the precision it would choose there: optimiser, average and all, without files."""
-    dtype = choose_dtype("auto", device)
+def run_steps(
+    config: DenoiserConfig,
+    side: int,
+    batch_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    checkpointing: bool,
+) -> Cost:
+    """The very steps of a run: optimiser, average and all, without files."""
     recipe, batch = literal(), random_batch(config, side, batch_size)
     with device:
         denoiser = DiffusionTransformer(config).to(dtype)

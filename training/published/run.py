@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 from models.backbones.dit4sr import load_denoiser
 from models.backbones.fusion_files import fusion_file, save_fusion
-from models.backbones.memory import choose_dtype
 from models.backbones.published_files import silence_libraries
 from models.backbones.quality import SD35, Schedule, check_installed
 from training.loop import LoopConfig, Trainer
@@ -30,7 +28,15 @@ from training.published.features import (
     write_texts,
 )
 from training.published.recipe import FusionRecipe
-from training.published.stage import Draws, FusedDenoiser, FusionLoss, TrainedParameters, build_fusion, judge
+from training.published.stage import (
+    Draws,
+    FusedDenoiser,
+    FusionLoss,
+    TrainedParameters,
+    build_fusion,
+    choose_training_dtype,
+    judge,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -97,9 +103,7 @@ class FusionRun:
     def __init__(self, options: RunOptions, recipe: FusionRecipe, accelerator: "Accelerator"):
         self.options, self.recipe, self.accelerator = options, recipe, accelerator
         self.device: torch.device = accelerator.device
-        self.dtype = choose_dtype(options.precision, self.device)
-        if self.dtype == torch.float16:
-            raise ValueError("gradients underflow in fp16; use --precision bf16 or fp32")
+        self.dtype = choose_training_dtype(options.precision, self.device)
         self.num_accumulated = accumulated(recipe, options.batch_size, accelerator.num_processes)
         self.root = options.models_dir.expanduser()
         check_installed(self.root, recipe.weights)
@@ -107,17 +111,13 @@ class FusionRun:
         self.captions = read_captions(options.captions, self.pairs)
         self.num_draws = self.pairs.num_draws  # those that finish later have no features
         self.cache = FeatureCache(options.features or options.out / "features")
-        self.main_first(self.prepare_folders)
+        with accelerator.main_process_first():  # the others find what it wrote
+            self.prepare_folders()
         silence_libraries()
         self.make_features()
         self.network = self.build()
         self.schedule = Schedule.read(self.root / SD35 / "scheduler" / "scheduler_config.json")
         self.trained = TrainedParameters(self.network)
-
-    def main_first(self, action: Callable[[], None]) -> None:
-        """The main process acts before the others, who then find what it wrote."""
-        with self.accelerator.main_process_first():
-            action()
 
     def prepare_folders(self) -> None:
         """Refuses a folder with a run of another recipe, and a cache of other features."""
@@ -193,10 +193,10 @@ class FusionRun:
         self.check_alike("parameters", sum(p.detach().double().sum().cpu() for p in self.trained.parameters()))
 
     def check_alike(self, what: str, value: Tensor) -> None:
-        """Raises RuntimeError when the processes disagree: without a folder they share they cannot resume together."""
+        """Raises ValueError when the processes disagree: without a folder they share they cannot resume together."""
         found = self.accelerator.gather(value.reshape(1).to(self.device, torch.float32)).tolist()
         if len(set(found)) > 1:
-            raise RuntimeError(f"the processes have different {what}: {found}; do they all see {self.options.out}?")
+            raise ValueError(f"the processes have different {what}: {found}; do they all see {self.options.out}?")
 
     def tell(self) -> None:
         if self.accelerator.is_main_process:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.backbones.memory import choose_dtype
 from models.backbones.quality import Schedule
 from models.denoising.sampling import shift_sigmas
 from models.denoising.transformer import DiffusionTransformer
@@ -19,6 +20,14 @@ from models.fusion.joint import JointFusion, JointFusionConfig
 from models.routing.router import RouterConfig
 from training.published.cache import FusionBatch
 from training.published.recipe import FusionRecipe
+
+
+def choose_training_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Of the backbone; auto is bfloat16 on a GPU that has it. Raises ValueError where that would be float16."""
+    dtype = choose_dtype(precision, device)
+    if dtype == torch.float16:
+        raise ValueError("gradients underflow in fp16, and this GPU has no bf16; use --precision fp32")
+    return dtype
 
 
 def build_fusion(recipe: FusionRecipe, denoiser: DiffusionTransformer, seen: FusionBatch) -> JointFusion:

@@ -36,6 +36,7 @@ RECIPE = replace(RECIPES["literal"](), total_batch=2, num_steps=4, learning_rate
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("hub")
     save_denoiser(root)
+    save_denoiser(root, "dit4sr_q", seed=1)
     save_sd35(root)
     save_coarse(root)
     tiny.extractors(root)
@@ -122,13 +123,20 @@ def test_bfloat16_trains_float32_parameters(start, checkpointing):
     assert {name for name in before if not torch.equal(before[name], after[name])} == set(filter(is_trained, before))
 
 
+def gradients(run):
+    batch = run.cache.batch([(run.pairs.training[0], 0, "")])
+    FusionLoss(run.network, run.recipe, run.schedule)(batch, Draws(0, 0, 0))["loss"].backward()
+    return [p.grad for p in run.trained.parameters()]
+
+
+def test_gradients_in_bfloat16_point_where_those_in_float32_do(start):
+    exact, rounded = (torch.cat([g.flatten() for g in gradients(start(precision=p))]) for p in ("fp32", "bf16"))
+    assert not torch.equal(exact, rounded)
+    assert float(torch.nn.functional.cosine_similarity(exact, rounded, dim=0)) > 0.98
+
+
 def test_checkpointing_changes_no_gradient(start):
-    found = []
-    for checkpointing in (False, True):
-        run = start(checkpointing=checkpointing)
-        batch = run.cache.batch([(run.pairs.training[0], 0, "")])
-        FusionLoss(run.network, run.recipe, run.schedule)(batch, Draws(0, 0, 0))["loss"].backward()
-        found.append([p.grad for p in run.trained.parameters()])
+    found = [gradients(start(checkpointing=checkpointing)) for checkpointing in (False, True)]
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
@@ -178,6 +186,21 @@ def test_the_command_writes_a_file_that_the_profile_serves(root, pairs, features
     result = upscaler.upscale(picture(), UpscaleOptions(num_steps=1, modalities=dict.fromkeys(NAMES, 1.0)))
     assert result.fusion == "trained"
     assert all(result.maps[name].shape == (4, 6) and result.maps[name].min() > 0 for name in NAMES)
+
+
+def test_the_weights_of_the_other_code_are_trained_too(start, root, tmp_path):
+    run = start(replace(RECIPE, weights="dit4sr_q"), features=tmp_path / "features")
+    before = weights(run)
+    run.train()
+    assert {name for name in before if not torch.equal(before[name], weights(run)[name])} == set(
+        filter(is_trained, before)
+    )
+    hub = tmp_path / "hub"
+    shutil.copytree(root, hub)
+    (hub / fusion_file("dit4sr_q")).parent.mkdir(parents=True)
+    shutil.copy(run.fusion_path, hub / fusion_file("dit4sr_q"))
+    upscaler = load(hub, quality_weights="dit4sr_q")
+    assert upscaler.upscale(picture(), UpscaleOptions(num_steps=1, modalities={"edge": 1.0})).fusion == "trained"
 
 
 def test_what_is_saved_is_the_average(start):
