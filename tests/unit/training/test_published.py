@@ -14,17 +14,18 @@ import torch
 from PIL import Image
 
 from models.backbones.fusion_files import fusion_file
+from models.backbones.memory import TileSizes
 from models.checkpoint import read_tensors
 from models.requests import UpscaleOptions
 from tests.unit.models.backbones.test_quality import load, picture, save_coarse
 from tests.unit.models.published import tiny
-from tests.unit.models.published_tiny import save_denoiser, save_sd35
+from tests.unit.models.published_tiny import save_denoiser, save_joint_fusion, save_sd35
 from tests.unit.models.seesr_tiny import save_vqgan
 from training.pairs import write_pairs
 from training.published import RECIPES
 from training.published.__main__ import main
 from training.published.run import FusionRun, RunOptions, start_accelerator
-from training.published.stage import Draws, FusionLoss
+from training.published.stage import Draws, FusionLoss, flow_loss, mix
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ["segmentation", "depth", "edge", "dino"]
@@ -136,7 +137,13 @@ def test_gradients_in_bfloat16_point_where_those_in_float32_do(start):
 
 
 def test_checkpointing_changes_no_gradient(start):
-    found = [gradients(start(checkpointing=checkpointing)) for checkpointing in (False, True)]
+    found, num_passes = [], []
+    for checkpointing in (False, True):
+        run, passes = start(checkpointing=checkpointing), []
+        run.network.denoiser.transformer_blocks[0].register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
+        found.append(gradients(run))
+        num_passes.append(len(passes))
+    assert num_passes == [1, 2]  # what was not kept is computed again
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
@@ -221,28 +228,33 @@ def test_a_modality_that_is_left_out_is_neither_extracted_nor_trained(start, tmp
     assert "dino" not in run.cache.read(run.cache.lr_path(run.pairs.training[0], 0))
 
 
-def test_features_are_what_the_profile_sees(start, root):
-    run = start()
-    upscaler = load(root)
-    i = run.pairs.training[0]
-    lr, _ = run.pairs.pair(i, 1)
+def test_features_are_what_the_profile_sees(start, root, tmp_path):
+    run, hub = start(features=tmp_path / "features"), tmp_path / "hub"  # in float32, as the profile runs here
+    shutil.copytree(root, hub)
+    save_joint_fusion(hub)
+    upscaler = load(hub)
     upscaler.sampling = replace(upscaler.sampling, process_side=SIZE)
-    seen = {}
-
-    def fuse(prompt, view, options, watch):
-        seen.update(view=view)
-        raise InterruptedError
-
-    upscaler.fuse = fuse
-    with pytest.raises(InterruptedError):
-        upscaler.upscale(lr.permute(1, 2, 0).numpy(), UpscaleOptions(num_steps=1, prompt="a bridge"))
+    network, seen = upscaler.fusion.network, {}
+    prepare = network.prepare
+    network.router.register_forward_hook(lambda _, inputs, __: seen.update(small=inputs[0], uncertainty=inputs[1]))
+    network.prepare = lambda lr_latent, modalities, weights: (
+        seen.update(modalities, lr_latent=lr_latent) or prepare(lr_latent, modalities, weights)
+    )
+    i = run.pairs.training[0]
+    lr, hr = run.pairs.pair(i, 1)
+    options = UpscaleOptions(num_steps=1, modalities=dict.fromkeys(NAMES, 1.0))
+    upscaler.upscale(lr.permute(1, 2, 0).numpy(), options)
     kept = run.cache.read(run.cache.lr_path(i, 1))
-    assert torch.allclose(kept["lr_latent"], seen["view"].lr_latent[0], atol=5e-3)
-    assert torch.allclose(kept["uncertainty"][0], torch.from_numpy(seen["view"].uncertainty), atol=1e-3)
+    assert set(kept) == set(seen)
+    for name, value in kept.items():
+        assert torch.allclose(value, seen[name][0], atol=2e-3, rtol=2e-3), name
     text = run.cache.read(run.cache.text_path("a bridge"))
     expected, pooled = upscaler.text.encode(["a bridge"])
     assert torch.allclose(text["text_embeddings"], expected[0], atol=1e-2)
     assert torch.allclose(text["pooled"], pooled[0], atol=1e-2)
+    clean = run.cache.read(run.cache.hr_path(i))["clean"]
+    with torch.no_grad():
+        assert torch.allclose(clean, upscaler.vae.encode(hr[None], TileSizes())[0], atol=2e-3, rtol=2e-3)
 
 
 def test_captions_reach_the_batch_and_a_share_of_them_is_left_out(start):
@@ -271,6 +283,16 @@ def test_a_dropped_modality_says_nothing(start):
             kept = torch.tensor([[float(other_name != name) for other_name in batch.modalities]])
             ours, theirs = (run.network(seen, noisy, sigma, kept)[0] for seen in (batch, other))
             assert torch.equal(ours, theirs) == is_same
+
+
+def test_the_loss_is_the_error_of_the_clean_latent_that_a_velocity_points_to():
+    torch.manual_seed(0)
+    clean, noise, velocity = torch.randn(3, 2, 4, 4, 4).unbind()
+    sigma = torch.tensor([0.3, 0.9])
+    end = mix(clean, noise, sigma) - sigma[:, None, None, None] * velocity
+    assert torch.allclose(flow_loss(velocity, clean, noise, sigma), (end - clean).square().mean((1, 2, 3)), atol=1e-5)
+    assert float(flow_loss(noise - clean, clean, noise, sigma).abs().max()) == 0
+    assert torch.equal(mix(clean, noise, torch.ones(2)), noise)
 
 
 def test_sigmas_are_those_of_the_shifted_table(start):
