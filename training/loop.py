@@ -130,17 +130,18 @@ class Trainer:
         self, step: Callable[[nn.Module], dict[str, Tensor]], validate: Callable[[nn.Module], str] | None = None
     ) -> nn.Module:
         """Trains to the end and returns the averaged network."""
-        since_log, last_validation, means = time.monotonic(), self.elapsed, dict[str, float]()
+        since_log, last_validation, sums, logged = time.monotonic(), self.elapsed, dict[str, float](), self.step_index
         started = time.monotonic() - self.elapsed
         while self.progress < 1.0:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate()
             for name, value in self.learn(step).items():
-                means[name] = means.get(name, 0.0) + value / self.config.log_every
+                sums[name] = sums.get(name, 0.0) + value
             self.elapsed = time.monotonic() - started
             if self.step_index % self.config.log_every == 0:
-                self.log(means, time.monotonic() - since_log)
-                since_log, means = time.monotonic(), {}
+                num_steps = self.step_index - logged  # fewer in the first line after a resume
+                self.log({name: total / num_steps for name, total in sums.items()}, num_steps, time.monotonic() - since_log)
+                since_log, sums, logged = time.monotonic(), {}, self.step_index
             if self.elapsed - last_validation > 60 * self.config.validate_minutes:
                 self.save()
                 if validate is not None:
@@ -170,10 +171,10 @@ class Trainer:
         self.step_index += 1
         return means
 
-    def log(self, means: dict[str, float], seconds: float) -> None:
+    def log(self, means: dict[str, float], num_steps: int, seconds: float) -> None:
         if not self.is_main:
             return
-        rate = self.config.log_every * self.batch_size / seconds
+        rate = num_steps * self.batch_size / seconds
         left = self.elapsed / 60 * (1 - self.progress) / max(self.progress, 1e-6)
         losses = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         print(
