@@ -80,7 +80,8 @@ class ImageTokenFusion(nn.Module):
         projected = {}
         for name, features in modalities.items():
             project = self.dino_projection if name == "dino" else self.map_projection
-            projected[name] = self.experts[name].project(z, project(features.flatten(2).transpose(1, 2)))
+            tokens, grid = project(features.flatten(2).transpose(1, 2)), (features.shape[-2], features.shape[-1])
+            projected[name] = self.experts[name].project(z, tokens, grid)
         return PreparedFusion(z, {name: expert_weights[name].flatten(1) for name in projected}, projected)
 
     def forward(self, prepared: PreparedFusion, timestep: Tensor) -> Tensor:
