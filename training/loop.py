@@ -20,10 +20,12 @@ class LoopConfig:
     minutes: float
     learning_rate: float
     weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
     warmup_steps: int = 100
     final_fraction: float = 0.02  # learning rate at the end, as a share of the peak (cosine between)
     ema_decay: float = 0.999
     gradient_clip: float = 1.0
+    num_accumulated: int = 1  # batches whose gradients are averaged into one step
     log_every: int = 50
     validate_minutes: float = 5.0
 
@@ -56,7 +58,11 @@ class Ema:
 
 
 class Trainer:
-    """Runs `step(network) -> losses` until the schedule ends; the entry "loss" is what is minimised."""
+    """Runs `step(network) -> losses` until the schedule ends; the entry "loss" is what is minimised.
+
+    Of several processes that train together, only the one with `is_main` writes and prints. They must end together:
+    give `minutes` as infinite.
+    """
 
     def __init__(
         self,
@@ -65,13 +71,15 @@ class Trainer:
         folder: Path,
         batch_size: int,
         companion: Stateful | None = None,
+        *,
+        is_main: bool = True,
     ):
         self.network, self.config, self.folder, self.batch_size = network, config, folder, batch_size
-        self.companion = companion
+        self.companion, self.is_main = companion, is_main
         folder.mkdir(parents=True, exist_ok=True)
         trainable = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            trainable, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+            trainable, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
         )
         self.ema = Ema(network, config.ema_decay)
         self.step_index, self.elapsed = 0, 0.0
@@ -80,7 +88,7 @@ class Trainer:
             self.resume()
 
     def resume(self) -> None:
-        state = torch.load(self.state_path, weights_only=True)
+        state = torch.load(self.state_path, map_location="cpu", weights_only=True)  # saved on another device, perhaps
         self.network.load_state_dict(state["network"])
         self.ema.network.load_state_dict(state["ema"])
         self.ema.num_updates = state["ema_updates"]
@@ -88,9 +96,12 @@ class Trainer:
         if self.companion is not None:
             self.companion.load_state_dict(state["companion"])
         self.step_index, self.elapsed = state["step"], state["elapsed"]
-        print(f"resumed at step {self.step_index}, {self.elapsed / 60:.1f} minutes in", flush=True)
+        if self.is_main:
+            print(f"resumed at step {self.step_index}, {self.elapsed / 60:.1f} minutes in", flush=True)
 
     def save(self) -> None:
+        if not self.is_main:
+            return
         temporary = self.state_path.with_suffix(".tmp")
         state = {
             "network": self.network.state_dict(),
@@ -119,28 +130,18 @@ class Trainer:
         self, step: Callable[[nn.Module], dict[str, Tensor]], validate: Callable[[nn.Module], str] | None = None
     ) -> nn.Module:
         """Trains to the end and returns the averaged network."""
-        since_log, last_validation, means = time.monotonic(), self.elapsed, dict[str, float]()
+        since_log, last_validation, sums, logged = time.monotonic(), self.elapsed, dict[str, float](), self.step_index
         started = time.monotonic() - self.elapsed
         while self.progress < 1.0:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate()
-            losses = step(self.network)
-            if not torch.isfinite(losses["loss"]):
-                raise FloatingPointError(
-                    f"loss is {losses['loss'].item()} at step {self.step_index}: lower the learning rate"
-                )
-            self.optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
-            self.optimizer.step()
-            self.ema.update(self.network)
-            self.step_index += 1
+            for name, value in self.learn(step).items():
+                sums[name] = sums.get(name, 0.0) + value
             self.elapsed = time.monotonic() - started
-            for name, value in losses.items():
-                means[name] = means.get(name, 0.0) + float(value.detach()) / self.config.log_every
             if self.step_index % self.config.log_every == 0:
-                self.log(means, time.monotonic() - since_log)
-                since_log, means = time.monotonic(), {}
+                num_steps = self.step_index - logged  # fewer in the first line after a resume
+                self.log({name: total / num_steps for name, total in sums.items()}, num_steps, time.monotonic() - since_log)
+                since_log, sums, logged = time.monotonic(), {}, self.step_index
             if self.elapsed - last_validation > 60 * self.config.validate_minutes:
                 self.save()
                 if validate is not None:
@@ -151,8 +152,29 @@ class Trainer:
             print(f"  validation at the end: {validate(self.ema.network)}", flush=True)
         return self.ema.network
 
-    def log(self, means: dict[str, float], seconds: float) -> None:
-        rate = self.config.log_every * self.batch_size / seconds
+    def learn(self, step: Callable[[nn.Module], dict[str, Tensor]]) -> dict[str, float]:
+        """One step of the optimiser; the losses, averaged over its batches."""
+        means, share = dict[str, float](), 1 / self.config.num_accumulated
+        self.optimizer.zero_grad(set_to_none=True)
+        for _ in range(self.config.num_accumulated):
+            losses = step(self.network)
+            if not torch.isfinite(losses["loss"]):
+                raise FloatingPointError(
+                    f"loss is {losses['loss'].item()} at step {self.step_index}: lower the learning rate"
+                )
+            (losses["loss"] * share).backward()
+            for name, value in losses.items():
+                means[name] = means.get(name, 0.0) + float(value.detach()) * share
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
+        self.optimizer.step()
+        self.ema.update(self.network)
+        self.step_index += 1
+        return means
+
+    def log(self, means: dict[str, float], num_steps: int, seconds: float) -> None:
+        if not self.is_main:
+            return
+        rate = num_steps * self.batch_size / seconds
         left = self.elapsed / 60 * (1 - self.progress) / max(self.progress, 1e-6)
         losses = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         print(

@@ -54,6 +54,20 @@ class PairDataset:
         """Degraded versions of each photograph that are ready."""
         return len(self._draws)
 
+    @property
+    def training(self) -> list[int]:
+        """Photographs that are not held out."""
+        return self._training.tolist()
+
+    @property
+    def held_out(self) -> list[int]:
+        """Photographs that are never sampled, for choosing a model."""
+        return list(self.index["held_out"])
+
+    def pair(self, photograph: int, draw: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return lr (3, h, w) and hr (3, H, W) of one photograph, whole, float32 in [0, 1]."""
+        return to_batch([self._draws[draw][photograph]])[0], to_batch([self._hr[photograph]])[0]
+
     def refresh(self) -> None:
         """Open the draws that were finished since the last call."""
         while self.num_draws < self.index["num_draws"]:
@@ -75,7 +89,7 @@ class PairDataset:
 
     def holdout(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Pairs never sampled, for choosing a model: (lr (3, h, w), hr (3, H, W)), always from draw 0."""
-        return [(to_batch([self._draws[0][i]])[0], to_batch([self._hr[i]])[0]) for i in self.index["held_out"]]
+        return [self.pair(i) for i in self.held_out]
 
     def _sample(self, rng: np.random.Generator, lr_crop: int) -> tuple[np.ndarray, np.ndarray]:
         hr_crop = lr_crop * self.scale

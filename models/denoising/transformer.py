@@ -6,6 +6,7 @@ Dimension key: B batch  C channels  h w latent grid  P patches  L text tokens  J
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.denoising.attention import Groups, JointAttention
 from models.denoising.blocks import JointBlock, Modulation, modulate, normalise
@@ -25,6 +26,7 @@ class DiffusionTransformer(nn.Module):
     def __init__(self, config: DenoiserConfig):
         super().__init__()
         self.config = config
+        self.is_checkpointed = False
         width = config.width
         self.pos_embed = PatchEmbed(
             patch_size=config.patch_size,
@@ -81,7 +83,11 @@ class DiffusionTransformer(nn.Module):
             record |= {"temb": condition, "context_embedded": groups.text}
         activated = F.silu(condition)
         for i, block in enumerate(self.transformer_blocks):
-            groups = block(groups, activated, grid, finish_lr=not block.is_last or record is not None)
+            arguments = groups, activated, grid, not block.is_last or record is not None
+            if self.is_checkpointed and torch.is_grad_enabled():
+                groups = checkpoint(block, *arguments, use_reentrant=False)
+            else:
+                groups = block(*arguments)
             if record is not None:
                 record |= name_streams(i, groups)
         scale, shift = self.norm_out(activated)
@@ -116,6 +122,10 @@ class DiffusionTransformer(nn.Module):
         if fused_tokens.shape[1:] != (h * w, self.config.width):
             given, needed = tuple(fused_tokens.shape[1:]), (h * w, self.config.width)
             raise ValueError(f"fused tokens {given} must be one per patch: {needed}")
+
+    def checkpoint_blocks(self) -> None:
+        """For training in less memory: only the streams between blocks are kept, the rest is computed twice."""
+        self.is_checkpointed = True
 
     def drop_dead_weights(self) -> None:
         """Deletes what published files carry and no output depends on: 4.6 % of dit4sr_r1, 7.8 % of dit4sr_q.

@@ -40,6 +40,31 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path):
     assert second.step_index == 40
 
 
+def test_the_first_line_after_a_resume_tells_the_mean_of_the_steps_it_has(tmp_path, capsys):
+    def constant(network: nn.Module) -> dict[str, torch.Tensor]:
+        return {"loss": 0 * network.weight.sum() + 2.0}
+
+    Trainer(nn.Linear(1, 1), config(num_steps=15), tmp_path, batch_size=1).run(constant)
+    Trainer(nn.Linear(1, 1), config(num_steps=20), tmp_path, batch_size=1).run(constant)
+    assert "step     20  loss 2.0000" in capsys.readouterr().out
+
+
+def test_batches_that_are_accumulated_make_one_step_of_their_mean(tmp_path):
+    found = []
+    for parts, name in (([slice(0, 32)], "whole"), ([slice(0, 16), slice(16, 32)], "halves")):
+        torch.manual_seed(0)
+        queue = list(parts)
+
+        def step(network: nn.Module, queue: list[slice] = queue) -> dict[str, torch.Tensor]:
+            x = torch.linspace(-1, 1, 32)[queue.pop(0), None]
+            return {"loss": (network(x) - 3 * x).square().mean()}
+
+        trainer = Trainer(nn.Linear(1, 1), config(num_accumulated=len(parts)), tmp_path / name, batch_size=32)
+        found.append((trainer.learn(step)["loss"], trainer.network.weight.grad.clone()))
+        assert trainer.step_index == 1 and queue == []
+    assert found[0][0] == pytest.approx(found[1][0]) and torch.allclose(found[0][1], found[1][1])
+
+
 class Companion:
     """Something a stage keeps beside its network."""
 
