@@ -140,7 +140,9 @@ class Trainer:
             self.elapsed = time.monotonic() - started
             if self.step_index % self.config.log_every == 0:
                 num_steps = self.step_index - logged  # fewer in the first line after a resume
-                self.log({name: total / num_steps for name, total in sums.items()}, num_steps, time.monotonic() - since_log)
+                self.log(
+                    {name: total / num_steps for name, total in sums.items()}, num_steps, time.monotonic() - since_log
+                )
                 since_log, sums, logged = time.monotonic(), {}, self.step_index
             if self.elapsed - last_validation > 60 * self.config.validate_minutes:
                 self.save()
