@@ -219,8 +219,7 @@ class Upscaler:
 
     def compose(self, sr: Tensor, upscaled: Tensor, uncertainty_map: Tensor, options: UpscaleOptions) -> Tensor:
         """What the networks restored, joined to the interpolation, in its colours: (1, 3, H, W) in [0, 1]."""
-        restored = smooth(sr - upscaled, self.config.sampler.restoration_blur)
-        sr = upscaled + self.restored_share(uncertainty_map) * restored
+        sr = upscaled + self.restored_share(uncertainty_map) * (sr - upscaled)
         return correct_colour(sr.clamp(0, 1), upscaled, options.color_correction or "wavelet").clamp(0, 1)
 
     def restored_share(self, uncertainty_map: Tensor) -> Tensor:
@@ -290,13 +289,6 @@ def load_backbone(profile: str, root: Path, device: str, options: BackboneOption
     kinds = {"quality": QualityUpscaler, "fidelity": FidelityUpscaler}
     captioner = PlacedCaptioner.load(root, options, resolve_device(device))
     return kinds[profile].load(root, device, options, captioner)
-
-
-def smooth(residual: Tensor, side: float) -> Tensor:
-    """[side, 1 - 2 side, side] along both axes: takes the pixel grid of the upsampling out of what was restored."""
-    x = F.pad(residual, (1, 1, 1, 1), mode="replicate")
-    x = side * (x[..., :-2] + x[..., 2:]) + (1 - 2 * side) * x[..., 1:-1]
-    return side * (x[..., :-2, :] + x[..., 2:, :]) + (1 - 2 * side) * x[..., 1:-1, :]
 
 
 def pad_to(image: Tensor, height: int, width: int) -> Tensor:
