@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -27,6 +28,7 @@ from training.published.recipe import FusionRecipe
 
 NULL_CAPTION = ""
 NUM_HELD_OUT = 8  # pairs that are judged on
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Share:
     index: int = 0
     of: int = 1
 
-    def take(self, paths: Iterable[tuple[Path, object]]) -> list[tuple[Path, object]]:
+    def take(self, paths: Iterable[tuple[Path, Item]]) -> list[tuple[Path, Item]]:
         """What is missing of its share; the shares are fixed, whatever the others have made by now."""
         return [item for item in list(paths)[self.index :: self.of] if not item[0].exists()]
 
@@ -112,7 +114,7 @@ def write_texts(
     config = read_denoiser_config(denoiser_folder(root, weights) / "config.json", variant_of(weights))
     encoder = PromptEncoder.load(root / SD35, config.joint_attention_dim, dtype, Placement("none", device))
     for path, text in todo:
-        embeddings, pooled = encoder.encode([str(text)])
+        embeddings, pooled = encoder.encode([text])
         cache.write(path, {"text_embeddings": embeddings[0], "pooled": pooled[0]})
 
 
@@ -170,8 +172,8 @@ def write_images(
         return
     reader = PairReader(root, recipe, device, dtype)
     for path, i in hr_todo:
-        cache.write(path, reader.read_hr(pairs.pair(i)[1]))  # type: ignore[arg-type]
+        cache.write(path, reader.read_hr(pairs.pair(i)[1]))
     for done, (path, place) in enumerate(lr_todo, start=1):
-        cache.write(path, reader.read_lr(pairs.pair(*place)[0]))  # type: ignore[misc]
+        cache.write(path, reader.read_lr(pairs.pair(*place)[0]))
         if done % 100 == 0 and share.index == 0:
             print(f"features {done}/{len(lr_todo)}", flush=True)

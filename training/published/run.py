@@ -190,7 +190,9 @@ class FusionRun:
             return losses(self.cache.batch(self.sample(draws)).to(self.device), draws)
 
         trainer.run(step, self.validate if is_main else None)
-        self.check_alike("parameters", sum(p.detach().double().sum().cpu() for p in self.trained.parameters()))
+        self.check_alike(
+            "parameters", torch.stack([p.detach().double().sum() for p in self.trained.parameters()]).sum()
+        )
 
     def check_alike(self, what: str, value: Tensor) -> None:
         """Raises ValueError when the processes disagree: without a folder they share they cannot resume together."""

@@ -1,6 +1,5 @@
 """Fusion training beside a frozen backbone, on tiny random checkpoints in the hub's layout."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -8,75 +7,22 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from models.backbones.fusion_files import fusion_file
 from models.backbones.memory import TileSizes
 from models.checkpoint import read_tensors
 from models.requests import UpscaleOptions
-from tests.unit.models.backbones.test_quality import load, picture, save_coarse
-from tests.unit.models.published import tiny
-from tests.unit.models.published_tiny import save_denoiser, save_joint_fusion, save_sd35
-from tests.unit.models.seesr_tiny import save_vqgan
-from training.pairs import write_pairs
+from tests.unit.models.backbones.test_quality import load, picture
+from tests.unit.models.published_tiny import save_joint_fusion
+from tests.unit.training.conftest import RECIPE, SIZE
 from training.published import RECIPES
 from training.published.__main__ import main
-from training.published.run import FusionRun, RunOptions, start_accelerator
 from training.published.stage import Draws, FusionLoss, flow_loss, mix
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ["segmentation", "depth", "edge", "dino"]
-SIZE = 64
-RECIPE = replace(RECIPES["literal"](), total_batch=2, num_steps=4, learning_rate=2e-3, warmup_steps=1)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("hub")
-    save_denoiser(root)
-    save_denoiser(root, "dit4sr_q", seed=1)
-    save_sd35(root)
-    save_coarse(root)
-    tiny.extractors(root)
-    save_vqgan(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    photographs, folder = tmp_path_factory.mktemp("photographs"), tmp_path_factory.mktemp("pairs")
-    rng = np.random.default_rng(0)
-    for i in range(4):
-        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(photographs / f"p{i}.png")
-    write_pairs(photographs, folder, num_draws=2, seed=5, num_held_out=1, recipe="clean", size=SIZE)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def features(root, pairs, tmp_path_factory):
-    """Made once, by the first run."""
-    return tmp_path_factory.mktemp("features")
-
-
-@pytest.fixture(scope="module")
-def captions(pairs, tmp_path_factory):
-    path = tmp_path_factory.mktemp("captions") / "captions.json"
-    path.write_text(json.dumps({"p0.png": "a red boat", "p1.png": "a bridge", "p3.png": " a   bridge "}))
-    return path
-
-
-@pytest.fixture
-def start(root, pairs, features, captions, tmp_path):
-    def start(recipe=RECIPE, out="out", **changes):
-        values = {"models_dir": root, "pairs": pairs, "out": tmp_path / out, "features": features}
-        options = RunOptions(**(values | {"captions": captions, "device": "cpu", "log_every": 1000} | changes))
-        return FusionRun(options, recipe, start_accelerator("cpu"))
-
-    return start
 
 
 def weights(run):
@@ -313,48 +259,3 @@ def test_the_mean_weight_is_drawn_to_w_bar_over_batches_not_within_one(start):
     low.grad = None
     (losses.expect(low) - 0.5).square().sum().backward()
     assert torch.allclose(low.grad, torch.full((4,), -0.6), atol=0.01)
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"--models-dir": "nowhere"}, "m3esr models pull quality"),
-        ({"--pairs": "nowhere"}, "make them with: python -m training.pairs"),
-        ({"--pairs": None}, "--pairs must be given"),
-        ({"--captions": "nowhere.json"}, "cannot be read as JSON"),
-        ({"--batch-size": "3"}, "cannot make a total batch of 16"),
-        ({"--num-steps": "0"}, "--num-steps must be above 0"),
-        ({"--weights": "dit4sr_x"}, "'dit4sr_x' are unknown"),
-        ({"--modalities": "edge,smell"}, "unknown modality smell"),
-        ({"--device": "tpu"}, "'tpu' is unknown"),
-    ],
-)
-def test_wrong_input_is_told_in_one_line(root, pairs, features, tmp_path, capsys, changes, reason):
-    given = {"--models-dir": root, "--pairs": pairs, "--features": features, "--out": tmp_path / "out"}
-    given |= {"--device": "cpu"} | changes
-    assert main([str(word) for pair in given.items() if pair[1] is not None for word in pair]) == 2
-    told = capsys.readouterr()
-    assert reason in told.err and told.err.count("\n") == 1 and told.out == ""
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_folder_of_another_run_or_of_other_features_is_refused(start):
-    start()
-    with pytest.raises(ValueError, match="a run with other learning_rate: use another --out"):
-        start(replace(RECIPE, learning_rate=1.0))
-    with pytest.raises(ValueError, match="features of other modalities: use another --features"):
-        start(replace(RECIPE, modalities=("edge",)), out="edge")
-
-
-def test_what_the_features_need_is_told_when_it_is_missing(start, root, tmp_path):
-    shutil.copytree(root, tmp_path / "hub")
-    shutil.rmtree(tmp_path / "hub" / "xinntao")
-    with pytest.raises(FileNotFoundError, match="m3esr models pull coarse"):
-        start(models_dir=tmp_path / "hub", features=tmp_path / "features")
-
-
-def test_costs_on_a_cpu_are_called_a_dry_run(capsys):
-    assert main(["--measure", "--device", "cpu"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith("Dry run") and [line.split()[0] for line in told[2:]] == ["off", "on"]
-    assert all(line.split()[-1] == "-" for line in told[2:])
