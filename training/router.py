@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from models.network import M3ESR
 from models.pipeline import Upscaler
+from models.routing.router import UncertaintyRouter
 from training.denoiser import MARGIN, TOKENS, GuidedConfig, GuidedStage, inner, save
 from training.guided import GuidedBatch, GuidedPairs, quarter
 from training.image_losses import ImageLosses, ImageLossWeights
@@ -104,6 +105,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     ImageLossWeights.add_arguments(parser)
     parser.add_argument("--price", type=float, default=0.1, help="of a weight's square distance from its mean")
+    parser.add_argument("--reset", action="store_true", help="begin with a fresh router")
     parser.add_argument("--num-steps", type=int, default=20_000)
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -115,6 +117,8 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     upscaler = Upscaler.load("compact", checkpoint=args.profile)
     network = upscaler.network
+    if args.reset:
+        network.router = UncertaintyRouter(network.config.router)
     network.router.requires_grad_(True)
     config, judge = GuidedConfig(), ImageLosses(ImageLossWeights.from_arguments(args), args.lpips, args.seed)
     gains = MarginalGains(GuidedStage(network, upscaler.tokenizer, config, judge, args.seed))
