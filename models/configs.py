@@ -23,6 +23,7 @@ class SamplerConfig:
     noise_scale: float = 0.1  # largest deviation of the noise at sigma 1, in units of the whitened residual
     noise_reference: float = 0.05  # uncertainty at which half of it is given; none where the coarse image is sure
     restoration_threshold: float = 0.003  # uncertainty below which the answer falls back to interpolation
+    flat_threshold: float = 1 / 255  # contrast around a patch below which there is nothing to restore either
     deblocking: float = 0.1  # how much a step at a phase of the 8 px grid may change, halved; 0 is off
     shift: float = 1.0
     tile: int = 24  # latent cells per side, the training crop

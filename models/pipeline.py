@@ -219,18 +219,22 @@ class Upscaler:
 
     def compose(self, sr: Tensor, upscaled: Tensor, uncertainty_map: Tensor, options: UpscaleOptions) -> Tensor:
         """What the networks restored, joined to the interpolation, in its colours: (1, 3, H, W) in [0, 1]."""
-        sr = upscaled + self.restored_share(uncertainty_map) * (sr - upscaled)
+        sr = upscaled + self.restored_share(uncertainty_map, upscaled) * (sr - upscaled)
         return correct_colour(sr.clamp(0, 1), upscaled, options.color_correction or "wavelet").clamp(0, 1)
 
-    def restored_share(self, uncertainty_map: Tensor) -> Tensor:
-        """U (1, 1, h, w) -> the share of the restoration that is taken, (1, 1, 16 h, 16 w) in [0, 1).
+    def restored_share(self, uncertainty_map: Tensor, upscaled: Tensor) -> Tensor:
+        """U (1, 1, h, w) and Up-Scale(x) (1, 3, 16 h, 16 w) -> the share of the restoration that is taken, in [0, 1).
 
-        The rest is Up-Scale(x). Where coarse network and interpolation agree there is nothing to restore, and what the
-        networks still add is their own error: so flat areas stay flat and white stays white. The share is 0.5 at
-        `restoration_threshold` and 0.94 at 4 times that.
+        The rest is Up-Scale(x). Where coarse network and interpolation agree, or where the LR image has one colour all
+        around, there is nothing to restore, and what the networks still add is their own error: so flat areas stay flat
+        and white stays white. The share is 0.5 at each threshold and 0.94 at 4 times that.
         """
-        share = uncertainty_map**2 / (uncertainty_map**2 + self.config.sampler.restoration_threshold**2)
-        return F.interpolate(share, scale_factor=PATCH * SCALE, mode="bilinear", align_corners=False)
+        sampler, patch = self.config.sampler, PATCH * SCALE
+        highest, lowest = F.max_pool2d(upscaled, patch), -F.max_pool2d(-upscaled, patch)
+        contrast = F.max_pool2d((highest - lowest).amax(1, keepdim=True), 3, stride=1, padding=1)
+        share = uncertainty_map**2 / (uncertainty_map**2 + sampler.restoration_threshold**2)
+        share = share * contrast**2 / (contrast**2 + sampler.flat_threshold**2)
+        return F.interpolate(share, scale_factor=patch, mode="bilinear", align_corners=False)
 
     def read_text(self, lr: Tensor, options: UpscaleOptions, watch: Stopwatch) -> tuple[str, Tensor, Tensor]:
         """(caption, its token ids (1, L), ids to guide away from): one caption for the image."""
