@@ -57,10 +57,10 @@ def check_a_job(url):
     difference = small.astype(np.float32) - np.asarray(lr_image.convert("RGB"), dtype=np.float32)
     assert abs(difference.mean()) < 4
     assert np.abs(difference).mean() < 16
-    assert set(values) == {"segmentation", "depth", "edge", "dino", "uncertainty"}
+    assert set(values) == {"segmentation", "depth", "edge", "dino", "uncertainty", "uncertainty_raw"}
     for name, grid in values.items():
         assert grid.shape == (32, 32) and grid.min() >= 0, name
-        assert name == "uncertainty" or grid.max() <= 1, name
+        assert name.startswith("uncertainty") or grid.max() <= 1, name
     body = job.body
     assert body["model"]["profile"] == "compact" and len(body["model"]["sha256"]) == 64
     assert body["fusion"] == "trained"

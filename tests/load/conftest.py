@@ -11,6 +11,8 @@ from tests.conftest import RedisServer
 from tests.fakes import a_job, picture
 from tests.load.processes import Measured, Server
 
+DTYPE = "fp32"  # `auto` is a probe's choice, and two processes beside each other may choose differently
+
 
 class Stage:
     """Starts what a test needs and ends it."""
@@ -27,6 +29,7 @@ class Stage:
             "M3ESR_WORKER_METRICS_PORT": "0",
             "M3ESR_MAX_QUEUE_LENGTH": "20000",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+            "M3ESR_DTYPE": DTYPE,
         }
         self.redis = connect(self._redis_server.url, timeout_seconds=30)
         self.store, self.queue = JobStore(self.redis), JobQueue(self.redis)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from jobs import Settings, UpscaleRequest
 from tests.chaos.processes import wait_until
+from tests.load.conftest import DTYPE
 from tests.load.processes import IS_FULL, slope, tell
 from worker import results
 from worker.main import load_upscaler, warm_up
@@ -39,7 +40,7 @@ def run_in_process(upscaler, data: bytes) -> bytes:
 def test_the_service_adds_little_to_the_time_of_a_job(stage):
     """From the upload's first byte to the result's last, against the same work in one process, in turns."""
     api, _ = stage.api(), stage.worker(is_real=True)
-    upscaler, data = load_upscaler(Settings(), "compact"), sample(128 if IS_FULL else 32)
+    upscaler, data = load_upscaler(Settings(dtype=DTYPE), "compact"), sample(128 if IS_FULL else 32)
     warm_up(upscaler)
     wait_until(lambda: api.http.get("/readyz").status_code == 200, 120, "the worker is ready")
     inside, through = [], []
