@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from models.denoising.sampling import OnStep, euler, guide
-from models.denoising.tiled import Place, blend_tiles, tile_places
+from models.denoising.tiled import OnTile, Place, blend_tiles
 from models.denoising.transformer import DiffusionTransformer
 
 FusedTokensFn = Callable[[slice, slice, float], Tensor]  # (rows, columns, timestep) of a tile -> (1 or B, P, D)
-OnTile = Callable[[float], None]  # share of the step's tiles done, in (0, 1]; raise to cancel
 
 
 @dataclass(frozen=True)
@@ -57,18 +56,11 @@ def step_velocity(
     on_tile: OnTile | None = None,
 ) -> Tensor:
     """Guided velocity (1, C, h, w) of a whole picture, in tiles where it is larger than one."""
-    num_tiles = len(tile_places(*noisy_latent.shape[-2:], tile, overlap))
-    num_done = 0
 
     def at(place: Place) -> Tensor:
-        nonlocal num_done
-        velocity = tile_velocity(network, noisy_latent, condition, place, sigma)
-        num_done += 1
-        if on_tile is not None:
-            on_tile(num_done / num_tiles)
-        return velocity
+        return tile_velocity(network, noisy_latent, condition, place, sigma)
 
-    return blend_tiles(at, noisy_latent, tile=tile, overlap=overlap)
+    return blend_tiles(at, noisy_latent, tile=tile, overlap=overlap, on_tile=on_tile)
 
 
 def sample(

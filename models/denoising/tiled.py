@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 Place = tuple[EllipsisType, slice, slice]  # index of a tile into (..., h, w)
+OnTile = Callable[[float], None]  # share of the tiles done, in (0, 1]; raise to cancel
 TileVelocityFn = Callable[[Tensor, Tensor], Tensor]  # (noisy tile, LR tile) -> velocity of the tile
 
 
@@ -50,17 +51,31 @@ def tiled_velocity(
     )
 
 
-def blend_tiles(velocity_at: Callable[[Place], Tensor], noisy_latent: Tensor, *, tile: int, overlap: int) -> Tensor:
+def blend_tiles(
+    velocity_at: Callable[[Place], Tensor],
+    noisy_latent: Tensor,
+    *,
+    tile: int,
+    overlap: int,
+    on_tile: OnTile | None = None,
+) -> Tensor:
     """`tiled_velocity` for who needs to know where a tile lies: `velocity_at` is given its place in the latent."""
     height, width = noisy_latent.shape[-2:]
     places = tile_places(height, width, tile, overlap)
+
+    def run(index: int) -> Tensor:
+        velocity = velocity_at(places[index])
+        if on_tile is not None:
+            on_tile((index + 1) / len(places))
+        return velocity
+
     if len(places) == 1:
-        return velocity_at(places[0])
+        return run(0)
     weights = bell_weights(min(tile, height, width)).to(noisy_latent.device, torch.float32)
     total = torch.zeros_like(noisy_latent, dtype=torch.float32)
     total_weight = torch.zeros(height, width, dtype=torch.float32, device=noisy_latent.device)
-    for place in places:
-        total[place] += weights * velocity_at(place)
+    for index, place in enumerate(places):
+        total[place] += weights * run(index)
         total_weight[place[1:]] += weights
     return total / total_weight
 

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from models.denoising.sampling import guide
 from models.denoising.seesr.networks import SeeSRControlNet, SeeSRUNet
-from models.denoising.tiled import Place, blend_tiles, tile_places
+from models.denoising.tiled import OnTile, Place, blend_tiles
 
 PIXELS = 8  # of the LR image per latent cell
-OnTile = Callable[[float], None]  # share of the step's tiles done, in (0, 1]; raise to cancel
 FusedTokensFn = Callable[[slice, slice, int], Tensor]  # (rows, columns of the tile, timestep) -> (1, P, 512)
 
 
@@ -78,15 +77,8 @@ def step_epsilon(
     on_tile: OnTile | None = None,
 ) -> Tensor:
     """Guided noise (1, C, h, w) of a whole picture, in tiles where it is larger than one."""
-    num_tiles = len(tile_places(*noisy_latent.shape[-2:], tile, overlap))
-    num_done = 0
 
     def at(place: Place) -> Tensor:
-        nonlocal num_done
-        epsilon = tile_epsilon(networks, noisy_latent, condition, place, timestep)
-        num_done += 1
-        if on_tile is not None:
-            on_tile(num_done / num_tiles)
-        return epsilon
+        return tile_epsilon(networks, noisy_latent, condition, place, timestep)
 
-    return blend_tiles(at, noisy_latent, tile=tile, overlap=overlap)
+    return blend_tiles(at, noisy_latent, tile=tile, overlap=overlap, on_tile=on_tile)
