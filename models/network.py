@@ -20,6 +20,7 @@ from models.modalities.rendering import render_depth, render_segmentation
 from models.modalities.text import TextEncoder
 from models.precision import REDUCED, reduce_weights
 from models.routing.coarse import CoarseNetwork, upscale
+from models.routing.reliability import ModalityReliability
 from models.routing.router import UncertaintyRouter
 from models.routing.uncertainty import estimate_uncertainty
 
@@ -50,6 +51,7 @@ class M3ESR(nn.Module):
         self.denoiser = DiffusionTransformer(config.denoiser)
         self.fusion = ModalityFusion(config.fusion, time_width=config.denoiser.width)
         self.text_encoder = TextEncoder(config.text)
+        self.reliability = ModalityReliability(config.reliability) if config.reliability is not None else None
         self.compute_dtype = torch.float32
 
     def use_dtype(self, dtype: torch.dtype) -> "M3ESR":
@@ -93,11 +95,23 @@ class M3ESR(nn.Module):
             rendered["dino"] = seen.dino
         return rendered, seen.segmentation.softmax(1)
 
-    def route(self, lr_image: Tensor, uncertainty_map: Tensor) -> dict[str, Tensor]:
-        """Expert weights (B, H/4, W/4) in [0, 1] per modality, from the LR image and U alone."""
+    def route(self, lr_image: Tensor, uncertainty_map: Tensor, modalities: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Expert weights (B, H/4, W/4) in [0, 1] of the modalities given, in the form of `render`.
+
+        The paper's router sees the LR image and U alone. Ours, not the paper's: with `M3ESRConfig.reliability` what
+        the maps themselves are worth joins its logits.
+        """
         with self.reduced():
-            routed = self.router(lr_image, uncertainty_map)
-        return {name: weights.float() for name, weights in routed.items()}
+            routed = self.router.logits(lr_image, uncertainty_map)
+        return self.weigh(routed, lr_image, modalities)
+
+    def weigh(self, logits: dict[str, Tensor], lr_image: Tensor, modalities: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Router's logits (B, H/4, W/4) -> expert weights of the modalities given."""
+        joined = {name: logits[name].float() for name in modalities}
+        if self.reliability is not None:
+            for name, offset in self.reliability.offsets(lr_image, modalities).items():
+                joined[name] = joined[name] + offset
+        return {name: logit.sigmoid() for name, logit in joined.items()}
 
     def prepare(
         self,

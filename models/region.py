@@ -70,7 +70,7 @@ class Region:
         # the router sees more than a tile: its weights have no borders where the tiles have
         routed = expert_weights
         if routed is None:
-            routed = network.route(self.lr_image, uncertainty_map) if modalities else {}
+            routed = network.route(self.lr_image, uncertainty_map, modalities) if modalities else {}
         weights = {name: hold(routed[name], name, intervention) for name in modalities}
         conditional = network.prepare(
             lr_latent,

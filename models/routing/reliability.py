@@ -1,0 +1,111 @@
+"""Reliability: how far each modality's map can be trusted at each patch, from the LR image and the map itself.
+
+NOT IN THE PAPER. Its router (Section 3.3) reads the LR image and U(x) and never the maps, so it cannot know that one is
+damaged. Here one small head per modality looks at both and answers with the log-odds rho of "this map is as good here
+as the map of the undegraded photograph", trained on measured agreement (`training.reliability`). They enter the
+router's logits:  w = sigmoid(router + gain * (rho - centre)).  Without a head that is the paper's w = sigmoid(router).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.modalities.perception import ChannelNorm
+
+PATCH = 4  # LR pixels per token side
+CELL = 16  # pixels of a rendered map per token side
+PARTS = 4  # cells of a rendered map per token side, whose mean and spread are read
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityConfig:
+    width: int = 48
+    num_blocks: int = 4  # of the trunk that reads the LR image, shared by the heads
+    dino_channels: int = 64
+    gain: float = 1.0  # of the log-odds in the router's logits; at 1 an even router's weight is the reliability itself
+    modalities: tuple[str, ...] = ("segmentation", "depth", "edge", "dino")
+
+
+class GridBlock(nn.Module):
+    """Depthwise convolution and MLP on a grid of tokens (B, D, h, w), added to what came in."""
+
+    def __init__(self, width: int, dilation: int = 1):
+        super().__init__()
+        self.norm = ChannelNorm(width)
+        self.spatial = nn.Conv2d(width, width, 5, padding=2 * dilation, dilation=dilation, groups=width)
+        self.up, self.down = nn.Conv2d(width, 2 * width, 1), nn.Conv2d(2 * width, width, 1)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        return grid + self.down(F.gelu(self.up(self.spatial(self.norm(grid)))))
+
+
+class ReliabilityHead(nn.Module):
+    """One modality: trunk (B, D, h, w) and cues of its map (B, C, h, w) -> log-odds (B, h, w)."""
+
+    def __init__(self, num_cues: int, width: int):
+        super().__init__()
+        self.enter = nn.Conv2d(num_cues, width, 3, padding=1)
+        self.look = nn.Conv2d(width, width, 1)
+        self.join = nn.Conv2d(3 * width, width, 1)
+        self.block = GridBlock(width)
+        self.answer = nn.Conv2d(width, 1, 1)
+        nn.init.zeros_(self.answer.bias)
+
+    def forward(self, trunk: Tensor, cues: Tensor) -> Tensor:
+        read, seen = F.gelu(self.enter(cues)), self.look(trunk)
+        # the product lets image and map be compared; a sum of the two could only be large or small
+        return self.answer(self.block(self.join(torch.cat([read, seen, read * seen], 1))))[:, 0]
+
+
+class ModalityReliability(nn.Module):
+    """LR image (B, 3, H, W) in [0, 1] and modalities as the fusion takes them -> log-odds (B, H/4, W/4) per modality.
+
+    Heads see no other modality's map: damage to one changes one. Text has no map, and no reliability.
+    """
+
+    centre: Tensor
+
+    def __init__(self, config: ReliabilityConfig):
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.stem = nn.Conv2d(3, width // 2, 3, stride=2, padding=1)
+        self.down = nn.Conv2d(width // 2, width, 3, stride=2, padding=1)
+        dilations = (1, 2, 4)
+        self.trunk = nn.Sequential(*(GridBlock(width, dilations[k % 3]) for k in range(config.num_blocks)))
+        self.heads = nn.ModuleDict({name: ReliabilityHead(self.num_cues(name), width) for name in config.modalities})
+        self.register_buffer("centre", torch.zeros(len(config.modalities)))  # set once, after training
+
+    def num_cues(self, name: str) -> int:
+        channels = 3 if name == "segmentation" else 1
+        return self.config.dino_channels + 1 if name == "dino" else channels * (PARTS**2 + 1)
+
+    def forward(self, lr_image: Tensor, modalities: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Log-odds of the modalities given, before any centre."""
+        trunk = self.trunk(F.gelu(self.down(F.gelu(self.stem(lr_image - 0.5)))))
+        return {name: self.heads[name](trunk, map_cues(name, modality)) for name, modality in modalities.items()}
+
+    def offsets(self, lr_image: Tensor, modalities: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What joins the router's logits, (B, H/4, W/4) per modality given: around 0 over undamaged maps."""
+        places = {name: m for m, name in enumerate(self.config.modalities)}
+        return {
+            name: self.config.gain * (log_odds - self.centre[places[name]])
+            for name, log_odds in self(lr_image, modalities).items()
+        }
+
+
+def map_cues(name: str, modality: Tensor) -> Tensor:
+    """What a head sees of a map, per token: DINO features as unit vectors and their length; of a rendered map the
+    means of 4 x 4 cells and the spread of the pixels within them, (B, C, rows, columns).
+    """
+    if name == "dino":
+        length = modality.norm(dim=1, keepdim=True).clamp_min(1e-6)
+        return torch.cat([8 * modality / length, length.log()], 1)
+    # depth and edges are grey: three times the same
+    values = modality if name == "segmentation" else modality[:, :1]
+    side = CELL // PARTS
+    means = F.avg_pool2d(values, side)
+    variance = F.avg_pool2d(F.avg_pool2d(values.square(), side) - means.square(), PARTS)
+    return torch.cat([2 * F.pixel_unshuffle(means, PARTS) - 1, 4 * variance.clamp_min(1e-8).sqrt()], 1)

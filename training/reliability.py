@@ -1,0 +1,253 @@
+"""Stage 6: how far each modality's map can be trusted at each patch. Ours, not the paper's: models.routing.reliability.
+
+    python -m training.reliability --pairs DIR --profile DIR --out DIR [--minutes N] [--into PROFILE]
+    python -m training.reliability --merge FILE --into PROFILE
+
+A head sees the LR image and one modality's map, whole or damaged in a region, and answers how well that map agrees
+with the map of the undegraded photograph (`evaluation.agreement`), as the rank among undamaged maps: 0.9 is "better
+than 90 % of all patches", 0 is worse than any. Cross-entropy against that rank makes the answer its expected value. So
+damage needs no label: where it changed nothing it costs nothing, and a map that noise in the LR image spoiled is no
+better than one spoiled on purpose.
+
+What is learned depends on the LR image and on maps alone, so `reliability.safetensors` can be merged into any
+checkpoint with the same extractors. A calibration of the uncertainty is bound to the checkpoint's bytes: fit it again
+afterwards.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from evaluation.agreement import map_agreement
+from evaluation.statistics import rank_correlation
+from models.checkpoint import read_config, read_tensors, save_checkpoint, sha256
+from models.configs import VISUAL_MODALITIES, M3ESRConfig
+from models.pipeline import Upscaler
+from models.routing.reliability import ModalityReliability, ReliabilityConfig
+from training.calibrate import choose
+from training.loop import LoopConfig, Trainer
+from training.map_cache import MapCache, write_maps
+from training.map_damage import DAMAGE, OTHER, damage, damage_region
+from training.pairs import PairDataset
+
+FILE = "reliability.safetensors"
+DAMAGED_SHARE = 0.5  # of the maps seen in training
+TOKENS, CELLS = 24, 16  # a crop in tokens; map pixels per token
+NUM_QUANTILES = 1024
+NUM_RANKED = 100  # photographs whose undamaged maps the ranks and the centre are taken from
+
+
+class Ranks:
+    """The distribution of agreement over undamaged maps, per modality."""
+
+    def __init__(self, agreements: dict[str, Tensor]):
+        shares = torch.linspace(0, 1, NUM_QUANTILES, dtype=torch.float64)
+        self.quantiles = {name: quantiles(values.flatten(), shares) for name, values in agreements.items()}
+
+    def rank(self, name: str, agreement: Tensor) -> Tensor:
+        """Agreement of any shape -> the share of undamaged patches that agree less, in [0, 1]; ties count half."""
+        table = self.quantiles[name]
+        low, high = (torch.searchsorted(table, agreement.contiguous(), right=right) for right in (False, True))
+        return (low + high) / (2 * len(table))
+
+
+def quantiles(values: Tensor, shares: Tensor) -> Tensor:
+    """torch.quantile takes no more than 16 million values, and numpy's any."""
+    return torch.from_numpy(np.quantile(values.numpy(), shares.numpy())).float()
+
+
+class ReliabilityData:
+    """LR images with the maps of their extractors and those of the undegraded photographs."""
+
+    def __init__(self, dataset: PairDataset, cache: MapCache, photographs: list[int]):
+        self.dataset, self.cache, self.photographs = dataset, cache, photographs
+
+    def whole(self, photograph: int, draw: int = 0) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """LR image (1, 3, h, w), its maps, and those of the undegraded photograph."""
+        lr_image, _ = self.dataset.pair(photograph, draw)
+        given = {name: self.cache.given(name, [photograph], draw) for name in VISUAL_MODALITIES}
+        return lr_image[None], given, {name: self.cache.reference(name, [photograph]) for name in VISUAL_MODALITIES}
+
+    def sample(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """A token-aligned crop of a random photograph and draw, half of them mirrored."""
+        lr_image, given, reference = self.whole(int(rng.choice(self.photographs)), int(rng.integers(self.num_draws)))
+        tokens = min(TOKENS, lr_image.shape[-1] // 4)
+        top, left = (int(rng.integers(side // 4 - tokens + 1)) for side in lr_image.shape[-2:])
+        mirrored = rng.random() < 0.5
+
+        def cut(image: Tensor) -> Tensor:
+            cells = image.shape[-1] * 4 // lr_image.shape[-1]
+            crop = image[..., top * cells : (top + tokens) * cells, left * cells : (left + tokens) * cells]
+            return crop.flip(-1) if mirrored else crop
+
+        maps = [{name: cut(image) for name, image in seen.items()} for seen in (given, reference)]
+        return cut(lr_image), maps[0], maps[1]
+
+    @property
+    def num_draws(self) -> int:
+        return self.cache.num_draws
+
+
+class ReliabilityStage:
+    """Batches with damage, and the loss of their answers."""
+
+    def __init__(self, data: ReliabilityData, ranks: Ranks, batch_size: int, seed: int):
+        self.data, self.ranks, self.batch_size = data, ranks, batch_size
+        self.rng = np.random.default_rng(seed)
+
+    def batch(self) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """LR images (B, 3, ., .), maps of which some are damaged, and the rank of each patch of them (B, h, w)."""
+        rows = [self.data.sample(self.rng) for _ in range(self.batch_size)]
+        maps, targets = {}, {}
+        for name in VISUAL_MODALITIES:
+            seen = []
+            for k, (_, given, _) in enumerate(rows):
+                other = rows[k - 1][1][name]
+                is_damaged = self.rng.random() < DAMAGED_SHARE
+                seen.append(damage_region(given[name], other, name, self.rng) if is_damaged else given[name])
+            maps[name] = torch.cat(seen)
+            agreement = map_agreement(name, maps[name], torch.cat([row[2][name] for row in rows]))
+            targets[name] = self.ranks.rank(name, agreement)
+        return torch.cat([row[0] for row in rows]), maps, targets
+
+    def losses(self, network: nn.Module) -> dict[str, Tensor]:
+        lr_image, maps, targets = self.batch()
+        log_odds = network(lr_image, maps)
+        losses = {name: F.binary_cross_entropy_with_logits(log_odds[name], targets[name]) for name in maps}
+        return losses | {"loss": torch.stack(list(losses.values())).sum()}
+
+
+@torch.no_grad()
+def measure_agreement(data: ReliabilityData, photographs: list[int]) -> dict[str, Tensor]:
+    """Agreement (N, h, w) of the undamaged maps of draw 0 per modality."""
+    found: dict[str, list[Tensor]] = {name: [] for name in VISUAL_MODALITIES}
+    for i in photographs:
+        _, given, reference = data.whole(i)
+        for name in VISUAL_MODALITIES:
+            found[name].append(map_agreement(name, given[name], reference[name]))
+    return {name: torch.cat(values) for name, values in found.items()}
+
+
+@torch.no_grad()
+def centre(network: ModalityReliability, data: ReliabilityData, photographs: list[int]) -> None:
+    """Sets the centre so that over undamaged maps the mean of sigmoid(gain * (rho - centre)) is 1/2: E[w] = w_bar."""
+    answers = [network(*data.whole(i)[:2]) for i in photographs]
+    for m, name in enumerate(network.config.modalities):
+        log_odds = torch.cat([answer[name].flatten() for answer in answers])
+        low, high = float(log_odds.min()), float(log_odds.max())
+        for _ in range(30):
+            middle = (low + high) / 2
+            is_high = float((network.config.gain * (log_odds - middle)).sigmoid().mean()) > 0.5
+            low, high = (middle, high) if is_high else (low, middle)
+        network.centre[m] = (low + high) / 2
+
+
+@torch.no_grad()
+def report(network: ModalityReliability, data: ReliabilityData, photographs: list[int], ranks: Ranks) -> list[str]:
+    """Per modality on photographs held out: rank correlations with agreement, and mean reliability and rank when whole
+    and when damaged all over. Lines to print.
+    """
+    rng, kinds = np.random.default_rng(0), ("whole", OTHER, *DAMAGE)
+    lines = [f"{'':13s} rank corr. (within)  " + "  ".join(f"{kind:>11s}" for kind in kinds)]
+    for name in VISUAL_MODALITIES:
+        answers, agreements, means = [], [], {kind: list[tuple[float, float]]() for kind in kinds}
+        for k, i in enumerate(photographs):
+            lr_image, given, reference = data.whole(i)
+            other = data.whole(photographs[k - 1])[1][name]
+            for kind in kinds:
+                seen = given[name] if kind == "whole" else damage(given[name], other, name, kind, rng)
+                answer = network(lr_image, {name: seen})[name].sigmoid()
+                agreement = map_agreement(name, seen, reference[name])
+                means[kind].append((float(answer.mean()), float(ranks.rank(name, agreement).mean())))
+                if kind == "whole":
+                    answers.append(answer.numpy())
+                    agreements.append(agreement.numpy())
+        pooled = rank_correlation(np.stack(answers), np.stack(agreements))
+        within = np.nanmean([rank_correlation(a, b) for a, b in zip(answers, agreements, strict=True)])
+        columns = "  ".join("{:5.3f}/{:5.3f}".format(*np.mean(means[kind], 0)) for kind in kinds)
+        lines.append(f"{name:13s} {pooled:10.3f} ({within:6.3f})  {columns}")
+    return lines
+
+
+def merge(path: Path, profile: Path) -> None:
+    """Puts trained heads into the checkpoint of a profile's folder, in the place of any that it had.
+
+    Raises ValueError when they do not fit its extractors.
+    """
+    checkpoint = profile / "compact.safetensors"
+    heads, config = read_config(path, ReliabilityConfig), read_config(checkpoint, M3ESRConfig)
+    if heads.dino_channels != config.perception.dino_channels:
+        raise ValueError(
+            f"{path} reads {heads.dino_channels} DINO channels and {checkpoint} has {config.perception.dino_channels}: "
+            "train the heads on that profile"
+        )
+    kept = {name: tensor for name, tensor in read_tensors(checkpoint).items() if not name.startswith("reliability.")}
+    added = {f"reliability.{name}": tensor for name, tensor in read_tensors(path).items()}
+    save_checkpoint(checkpoint, kept | added, replace(config, reliability=heads), torch.float16)
+    print(f"merged into {checkpoint}, now sha256 {sha256(checkpoint)}")
+    if (profile / "uncertainty.json").exists():
+        print(f"fit {profile / 'uncertainty.json'} again (training.calibrate): it belongs to the checkpoint before")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("pairs", "profile", "out"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--into", type=Path, help="a profile's folder whose checkpoint takes the heads")
+    parser.add_argument("--merge", type=Path, help=f"train nothing: put this {FILE} into --into")
+    parser.add_argument("--images", type=int, default=400, help="training photographs to look at")
+    parser.add_argument("--draws", type=int, default=1, help="degraded versions of each")
+    parser.add_argument("--num-steps", type=int, default=20_000)
+    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.merge is None:
+        if None in (args.pairs, args.profile, args.out):
+            parser.error("training needs --pairs, --profile and --out; --merge FILE --into PROFILE needs neither")
+        args.merge = train(args)
+    elif args.into is None:
+        parser.error("--merge needs --into PROFILE")
+    if args.into is not None:
+        merge(args.merge, args.into)
+
+
+def train(args: argparse.Namespace) -> Path:
+    torch.manual_seed(args.seed)
+    network = Upscaler.load("compact", checkpoint=args.profile, with_calibration=False).network
+    dataset = PairDataset(args.pairs)
+    training, held_out = choose(args.pairs, args.images)
+    write_maps(network, dataset, args.out / "maps", args.draws, training + held_out)
+    data = ReliabilityData(dataset, MapCache(args.out / "maps", args.draws), training)
+    ranked = training[:: max(1, len(training) // NUM_RANKED)]
+    ranks = Ranks(measure_agreement(data, ranked))
+    stage = ReliabilityStage(data, ranks, args.batch_size, args.seed)
+    heads = ModalityReliability(ReliabilityConfig(dino_channels=network.config.perception.dino_channels))
+    out = args.out / FILE
+
+    def validate(average: nn.Module) -> str:
+        assert isinstance(average, ModalityReliability)
+        centre(average, data, ranked)
+        save_checkpoint(out, average.state_dict(), average.config, torch.float16)
+        return "\n" + "\n".join(report(average, data, held_out, ranks))
+
+    loop = LoopConfig(
+        num_steps=args.num_steps,
+        minutes=args.minutes,
+        learning_rate=args.learning_rate,
+        weight_decay=0.01,
+        ema_decay=0.995,
+        validate_minutes=5,
+    )
+    Trainer(heads, loop, args.out, args.batch_size).run(stage.losses, validate)
+    return out
+
+
+if __name__ == "__main__":
+    main()
