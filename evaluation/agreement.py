@@ -38,8 +38,14 @@ def map_agreement(name: str, given: Tensor, reference: Tensor) -> Tensor:
 
 def edge_agreement(given: Tensor, reference: Tensor) -> Tensor:
     """Edge maps (B, 1, H, W), 1 on an edge -> (B, rows, columns)."""
-    side = 2 * EDGE_REACH + 1
-    near = [F.max_pool2d(edges, side, stride=1, padding=EDGE_REACH) for edges in (given, reference)]
+    near = [widen(edges) for edges in (given, reference)]
     matched = F.avg_pool2d(given * near[1] + reference * near[0], CELL) * CELL**2
     present = F.avg_pool2d(given + reference, CELL) * CELL**2
     return ((matched + 0.5 * EDGE_PRIOR) / (present + EDGE_PRIOR))[:, 0]
+
+
+def widen(edges: Tensor) -> Tensor:
+    """1 within 2 px of an edge, along both axes; a row and then a column, which is faster than a square."""
+    side = 2 * EDGE_REACH + 1
+    rows = F.max_pool2d(edges, (1, side), stride=1, padding=(0, EDGE_REACH))
+    return F.max_pool2d(rows, (side, 1), stride=1, padding=(EDGE_REACH, 0))

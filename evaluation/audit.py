@@ -17,6 +17,7 @@ from evaluation.gains import LOSS, PATCH, GainMeter, PatchGains, Scene, to_rows
 from evaluation.report import Table
 from evaluation.statistics import (
     bootstrap,
+    mean_of_known,
     patchwise_covariance,
     pooled_correlation,
     rank_correlation,
@@ -165,12 +166,6 @@ def summarise_agreement(measured: Sequence[PatchGains], agreements: Sequence[Any
     return summary
 
 
-def mean_of_known(values: Sequence[float]) -> float:
-    """NaN only where nothing is known: numpy's own nanmean warns of that."""
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")
-
-
 def summarise_uncertainty(trust: Sequence[tuple[dict[str, Any], NDArray[np.float64]]]) -> dict[str, Any]:
     """Per uncertainty map: how well it sorts all patches by error, and on average those of one image."""
     error = np.stack([values for _, values in trust])
@@ -228,8 +223,8 @@ def agreement_rows(agreement: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
 
 AGREEMENT = (
     "Agreement: of a patch's map with what the same extractor sees in the HR image; minus the mean difference of the "
-    "rendered maps, the share of edge pixels found within 2 px, the cosine of DINO features. The extractors' own errors "
-    "on clean images are not in it."
+    "rendered maps, the share of edge pixels found within 2 px, the cosine of DINO features. The extractors' own "
+    "errors on clean images are not in it."
 )
 CORRELATIONS = ("correlation", "correlation_within_images", "weight_deviation")
 RANKS = (

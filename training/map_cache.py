@@ -16,6 +16,7 @@ from torch import Tensor
 from evaluation.agreement import reference_maps
 from models.configs import VISUAL_MODALITIES
 from models.network import M3ESR, resize_map
+from models.tiling import Tile
 from training.image_losses import half_precision
 from training.pairs import PairDataset
 
@@ -90,14 +91,27 @@ class MapCache:
             for part in parts
         }
 
-    def given(self, name: str, photographs: list[int], draw: int) -> Tensor:
-        return self.read(name, photographs, f"{draw:03d}")
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        rows, columns = self.arrays["dino", REFERENCE].shape[-2:]
+        return rows, columns
 
-    def reference(self, name: str, photographs: list[int]) -> Tensor:
-        return self.read(name, photographs, REFERENCE)
-
-    def read(self, name: str, photographs: list[int], part: str) -> Tensor:
-        return unpack(name, np.stack([self.arrays[name, part][self.rows[i]] for i in photographs]))
+    def maps(self, photograph: int, draw: int | None = None, window: Tile | None = None) -> dict[str, Tensor]:
+        """The maps (1, C, H, W) of a draw; of the undegraded photograph without one. window: in tokens."""
+        part = REFERENCE if draw is None else f"{draw:03d}"
+        window = window or Tile(0, 0, *self.size)
+        row, found = self.rows[photograph], {}
+        for name in VISUAL_MODALITIES:
+            stored = self.arrays[name, part][row]
+            rows, columns = (stored.shape[axis] // self.size[axis] for axis in (-2, -1))  # values, or bytes, per token
+            cut = stored[
+                ...,
+                window.top * rows : (window.top + window.height) * rows,
+                window.left * columns : (window.left + window.width) * columns,
+            ]
+            found[name] = unpack(name, cut[None])
+        return found
 
 
 def map_path(folder: Path, name: str, part: str) -> Path:

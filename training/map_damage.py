@@ -30,9 +30,10 @@ def add_noise(modality: Tensor, name: str, rng: np.random.Generator) -> Tensor:
 
 def blur(modality: Tensor, name: str, rng: np.random.Generator) -> Tensor:
     """Means over windows of 3 to 9 tokens."""
-    side = int(rng.choice((3, 5, 9))) * cell_of(name)
-    side += 1 - side % 2
-    return F.avg_pool2d(modality, side, stride=1, padding=side // 2, count_include_pad=False)
+    side, cell = int(rng.choice((3, 5, 9))), cell_of(name)
+    tokens = F.avg_pool2d(modality, cell)
+    means = F.avg_pool2d(tokens, side, stride=1, padding=side // 2, count_include_pad=False)
+    return means if cell == 1 else F.interpolate(means, scale_factor=cell, mode="bilinear", align_corners=False)
 
 
 def flatten(modality: Tensor, name: str, rng: np.random.Generator) -> Tensor:

@@ -24,11 +24,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evaluation.agreement import map_agreement
-from evaluation.statistics import rank_correlation
+from evaluation.statistics import mean_of_known, rank_correlation
 from models.checkpoint import read_config, read_tensors, save_checkpoint, sha256
 from models.configs import VISUAL_MODALITIES, M3ESRConfig
 from models.pipeline import Upscaler
-from models.routing.reliability import ModalityReliability, ReliabilityConfig
+from models.region import crop
+from models.routing.reliability import PATCH, ModalityReliability, ReliabilityConfig
+from models.tiling import Tile
 from training.calibrate import choose
 from training.loop import LoopConfig, Trainer
 from training.map_cache import MapCache, write_maps
@@ -37,7 +39,7 @@ from training.pairs import PairDataset
 
 FILE = "reliability.safetensors"
 DAMAGED_SHARE = 0.5  # of the maps seen in training
-TOKENS, CELLS = 24, 16  # a crop in tokens; map pixels per token
+TOKENS = 24  # a side of a crop
 NUM_QUANTILES = 1024
 NUM_RANKED = 100  # photographs whose undamaged maps the ranks and the centre are taken from
 
@@ -61,36 +63,32 @@ def quantiles(values: Tensor, shares: Tensor) -> Tensor:
     return torch.from_numpy(np.quantile(values.numpy(), shares.numpy())).float()
 
 
+Scene = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
+
+
 class ReliabilityData:
     """LR images with the maps of their extractors and those of the undegraded photographs."""
 
     def __init__(self, dataset: PairDataset, cache: MapCache, photographs: list[int]):
         self.dataset, self.cache, self.photographs = dataset, cache, photographs
 
-    def whole(self, photograph: int, draw: int = 0) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    def whole(self, photograph: int, draw: int = 0) -> Scene:
         """LR image (1, 3, h, w), its maps, and those of the undegraded photograph."""
         lr_image, _ = self.dataset.pair(photograph, draw)
-        given = {name: self.cache.given(name, [photograph], draw) for name in VISUAL_MODALITIES}
-        return lr_image[None], given, {name: self.cache.reference(name, [photograph]) for name in VISUAL_MODALITIES}
+        return lr_image[None], self.cache.maps(photograph, draw), self.cache.maps(photograph)
 
-    def sample(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    def sample(self, rng: np.random.Generator) -> Scene:
         """A token-aligned crop of a random photograph and draw, half of them mirrored."""
-        lr_image, given, reference = self.whole(int(rng.choice(self.photographs)), int(rng.integers(self.num_draws)))
-        tokens = min(TOKENS, lr_image.shape[-1] // 4)
-        top, left = (int(rng.integers(side // 4 - tokens + 1)) for side in lr_image.shape[-2:])
-        mirrored = rng.random() < 0.5
-
-        def cut(image: Tensor) -> Tensor:
-            cells = image.shape[-1] * 4 // lr_image.shape[-1]
-            crop = image[..., top * cells : (top + tokens) * cells, left * cells : (left + tokens) * cells]
-            return crop.flip(-1) if mirrored else crop
-
-        maps = [{name: cut(image) for name, image in seen.items()} for seen in (given, reference)]
-        return cut(lr_image), maps[0], maps[1]
-
-    @property
-    def num_draws(self) -> int:
-        return self.cache.num_draws
+        photograph, draw = int(rng.choice(self.photographs)), int(rng.integers(self.cache.num_draws))
+        height, width = (min(TOKENS, side) for side in self.cache.size)
+        top, left = (int(rng.integers(s - t + 1)) for s, t in zip(self.cache.size, (height, width), strict=True))
+        window, mirrored = Tile(top, left, height, width), rng.random() < 0.5
+        lr_image = crop(self.dataset.pair(photograph, draw)[0][None], window, PATCH)
+        maps = [self.cache.maps(photograph, which, window) for which in (draw, None)]
+        if not mirrored:
+            return lr_image, maps[0], maps[1]
+        flipped = [{name: modality.flip(-1) for name, modality in seen.items()} for seen in maps]
+        return lr_image.flip(-1), flipped[0], flipped[1]
 
 
 class ReliabilityStage:
@@ -100,7 +98,7 @@ class ReliabilityStage:
         self.data, self.ranks, self.batch_size = data, ranks, batch_size
         self.rng = np.random.default_rng(seed)
 
-    def batch(self) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    def batch(self) -> Scene:
         """LR images (B, 3, ., .), maps of which some are damaged, and the rank of each patch of them (B, h, w)."""
         rows = [self.data.sample(self.rng) for _ in range(self.batch_size)]
         maps, targets = {}, {}
@@ -168,7 +166,7 @@ def report(network: ModalityReliability, data: ReliabilityData, photographs: lis
                     answers.append(answer.numpy())
                     agreements.append(agreement.numpy())
         pooled = rank_correlation(np.stack(answers), np.stack(agreements))
-        within = np.nanmean([rank_correlation(a, b) for a, b in zip(answers, agreements, strict=True)])
+        within = mean_of_known(rank_correlation(a, b) for a, b in zip(answers, agreements, strict=True))
         columns = "  ".join("{:5.3f}/{:5.3f}".format(*np.mean(means[kind], 0)) for kind in kinds)
         lines.append(f"{name:13s} {pooled:10.3f} ({within:6.3f})  {columns}")
     return lines
@@ -205,7 +203,7 @@ def main() -> None:
     parser.add_argument("--num-steps", type=int, default=20_000)
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.merge is None:
@@ -242,7 +240,8 @@ def train(args: argparse.Namespace) -> Path:
         minutes=args.minutes,
         learning_rate=args.learning_rate,
         weight_decay=0.01,
-        ema_decay=0.995,
+        warmup_steps=30,
+        ema_decay=0.99,
         validate_minutes=5,
     )
     Trainer(heads, loop, args.out, args.batch_size).run(stage.losses, validate)
