@@ -269,7 +269,10 @@ class GuidedStage:
         """Expert weights (B, T, T). The router looks at the margin too; maps have none."""
         routed = self.network.router.logits(seen.lr_image, seen.uncertainty_map)
         logits = {name: inner(routed[name], 1) for name in modalities}
-        return self.network.weigh(logits, inner(seen.lr_image, 4), modalities)
+        lr_image = inner(seen.lr_image, 4)
+        with torch.no_grad():
+            tokens = self.network.perception(lr_image).tokens
+        return self.network.weigh(logits, lr_image, modalities, tokens)
 
     def drop(self, modalities: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.flip(self.config.guidance_dropout):

@@ -1,7 +1,8 @@
 """The extractors' maps of pairs, degraded and undegraded, computed once for `training.reliability`.
 
 A folder holds one file per modality and draw, `segmentation_000.npy`, and one for the undegraded photographs,
-`segmentation_hr.npy`: maps as bytes at half the LR size, DINO features in half precision, edges as bits.
+`segmentation_hr.npy`: maps as bytes at half the LR size, DINO features in half precision, edges as bits. Of the draws
+also `tokens_000.npy`, the tokens behind the maps.
 """
 
 import json
@@ -20,7 +21,7 @@ from models.tiling import Tile
 from training.image_losses import half_precision
 from training.pairs import PairDataset
 
-REFERENCE = "hr"
+REFERENCE, TOKENS = "hr", "tokens"
 MAP_CELL = 8  # pixels of a rendered map per value that the extractors gave
 
 
@@ -35,9 +36,9 @@ def write_maps(network: M3ESR, dataset: PairDataset, folder: Path, num_draws: in
         raise ValueError(f"{folder} holds the maps of other photographs: use another folder or the same --images")
     listed.write_text(json.dumps(photographs))
     for part in (REFERENCE, *(f"{draw:03d}" for draw in range(num_draws))):
-        if all(map_path(folder, name, part).exists() for name in VISUAL_MODALITIES):
+        columns: dict[str, list[np.ndarray]] = {name: [] for name in stored_names(part)}
+        if all(map_path(folder, name, part).exists() for name in columns):
             continue
-        columns: dict[str, list[np.ndarray]] = {name: [] for name in VISUAL_MODALITIES}
         for i in photographs:
             for name, packed in pack(see(network, dataset, i, part)).items():
                 columns[name].append(packed)
@@ -47,19 +48,25 @@ def write_maps(network: M3ESR, dataset: PairDataset, folder: Path, num_draws: in
             save(map_path(folder, name, part), np.stack(values))
 
 
+def stored_names(part: str) -> tuple[str, ...]:
+    return VISUAL_MODALITIES if part == REFERENCE else (*VISUAL_MODALITIES, TOKENS)
+
+
 @torch.no_grad()
 def see(network: M3ESR, dataset: PairDataset, photograph: int, part: str) -> dict[str, Tensor]:
-    """The maps of one photograph, of batch 1: those of a draw, or the undegraded ones."""
+    """The maps of one photograph, of batch 1: those of a draw, and the tokens; or the undegraded ones."""
     lr, hr = dataset.pair(photograph, 0 if part == REFERENCE else int(part))
     if part == REFERENCE:
         return reference_maps(network, hr[None], VISUAL_MODALITIES)
     with half_precision():
         coarse_sr = network.coarse(lr[None]).float().clamp(0, 1)
-    return network.render(lr[None], coarse_sr, VISUAL_MODALITIES)[0]
+    modalities, tokens = network.render(lr[None], coarse_sr, VISUAL_MODALITIES)
+    return modalities | {TOKENS: tokens}
 
 
 def pack(maps: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    packed = {"dino": maps["dino"][0].half().numpy(), "edge": np.packbits(maps["edge"][0, 0].bool().numpy(), axis=-1)}
+    packed = {name: maps[name][0].half().numpy() for name in ("dino", TOKENS) if name in maps}
+    packed["edge"] = np.packbits(maps["edge"][0, 0].bool().numpy(), axis=-1)
     for name in ("segmentation", "depth"):
         # the middle of a cell is where the enlarged map still has the extractor's own value
         middle = F.avg_pool2d(maps[name][..., MAP_CELL // 2 - 1 :, MAP_CELL // 2 - 1 :], 2, stride=MAP_CELL)
@@ -69,7 +76,7 @@ def pack(maps: dict[str, Tensor]) -> dict[str, np.ndarray]:
 
 def unpack(name: str, stored: np.ndarray) -> Tensor:
     """Stored maps (B, ...) of a modality -> the form that the fusion takes."""
-    if name == "dino":
+    if name in ("dino", TOKENS):
         return torch.from_numpy(stored.astype(np.float32))
     if name == "edge":
         edges = torch.from_numpy(np.unpackbits(stored, axis=-1).astype(np.float32))
@@ -87,8 +94,8 @@ class MapCache:
         parts = (REFERENCE, *(f"{draw:03d}" for draw in range(num_draws)))
         self.arrays = {
             (name, part): np.load(map_path(folder, name, part), mmap_mode="r")
-            for name in VISUAL_MODALITIES
             for part in parts
+            for name in stored_names(part)
         }
 
     @property
@@ -98,11 +105,14 @@ class MapCache:
         return rows, columns
 
     def maps(self, photograph: int, draw: int | None = None, window: Tile | None = None) -> dict[str, Tensor]:
-        """The maps (1, C, H, W) of a draw; of the undegraded photograph without one. window: in tokens."""
+        """The maps (1, C, H, W) of a draw, with its tokens; without a draw those of the undegraded photograph.
+
+        window: what to cut, in tokens.
+        """
         part = REFERENCE if draw is None else f"{draw:03d}"
         window = window or Tile(0, 0, *self.size)
         row, found = self.rows[photograph], {}
-        for name in VISUAL_MODALITIES:
+        for name in stored_names(part):
             stored = self.arrays[name, part][row]
             rows, columns = (stored.shape[axis] // self.size[axis] for axis in (-2, -1))  # values, or bytes, per token
             cut = stored[

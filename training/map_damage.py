@@ -72,7 +72,7 @@ def damage_region(modality: Tensor, other: Tensor, name: str, rng: np.random.Gen
     """Damage of a random kind, all over or in a random rectangle of tokens."""
     kind = str(rng.choice((OTHER, *DAMAGE)))
     damaged = damage(modality, other, name, kind, rng)
-    if rng.random() < 0.3:
+    if rng.random() < 0.4:
         return damaged
     cell, mixed = cell_of(name), modality.clone()
     spans = []

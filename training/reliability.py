@@ -15,7 +15,7 @@ afterwards.
 """
 
 import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,17 +29,17 @@ from models.checkpoint import read_config, read_tensors, save_checkpoint, sha256
 from models.configs import VISUAL_MODALITIES, M3ESRConfig
 from models.pipeline import Upscaler
 from models.region import crop
-from models.routing.reliability import PATCH, ModalityReliability, ReliabilityConfig
+from models.routing.reliability import PATCH, ModalityReliability, ReliabilityConfig, map_cues
 from models.tiling import Tile
 from training.calibrate import choose
 from training.loop import LoopConfig, Trainer
-from training.map_cache import MapCache, write_maps
+from training.map_cache import TOKENS, MapCache, write_maps
 from training.map_damage import DAMAGE, OTHER, damage, damage_region
 from training.pairs import PairDataset
 
 FILE = "reliability.safetensors"
-DAMAGED_SHARE = 0.5  # of the maps seen in training
-TOKENS = 24  # a side of a crop
+DAMAGED_SHARE = 0.6  # of the maps seen in training
+SIDE = 24  # tokens of a crop
 NUM_QUANTILES = 1024
 NUM_RANKED = 100  # photographs whose undamaged maps the ranks and the centre are taken from
 
@@ -63,32 +63,46 @@ def quantiles(values: Tensor, shares: Tensor) -> Tensor:
     return torch.from_numpy(np.quantile(values.numpy(), shares.numpy())).float()
 
 
-Scene = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
+@dataclass(frozen=True)
+class Views:
+    """LR images with what their extractors saw, whole or damaged, and what they see in the undegraded photographs."""
+
+    lr_image: Tensor  # (B, 3, h, w)
+    tokens: Tensor  # (B, T, h/4, w/4)
+    given: dict[str, Tensor]  # modalities, as the fusion takes them
+    reference: dict[str, Tensor]
 
 
 class ReliabilityData:
-    """LR images with the maps of their extractors and those of the undegraded photographs."""
+    """Views of photographs, whole or in random crops."""
 
     def __init__(self, dataset: PairDataset, cache: MapCache, photographs: list[int]):
         self.dataset, self.cache, self.photographs = dataset, cache, photographs
 
-    def whole(self, photograph: int, draw: int = 0) -> Scene:
-        """LR image (1, 3, h, w), its maps, and those of the undegraded photograph."""
-        lr_image, _ = self.dataset.pair(photograph, draw)
-        return lr_image[None], self.cache.maps(photograph, draw), self.cache.maps(photograph)
+    def whole(self, photograph: int, draw: int = 0, window: Tile | None = None) -> Views:
+        """One photograph, undamaged; only the part under a window of tokens, if given."""
+        lr_image = self.dataset.pair(photograph, draw)[0][None]
+        given = self.cache.maps(photograph, draw, window)
+        tokens = given.pop(TOKENS)
+        return Views(
+            lr_image if window is None else crop(lr_image, window, PATCH),
+            tokens,
+            given,
+            self.cache.maps(photograph, None, window),
+        )
 
-    def sample(self, rng: np.random.Generator) -> Scene:
+    def sample(self, rng: np.random.Generator) -> Views:
         """A token-aligned crop of a random photograph and draw, half of them mirrored."""
         photograph, draw = int(rng.choice(self.photographs)), int(rng.integers(self.cache.num_draws))
-        height, width = (min(TOKENS, side) for side in self.cache.size)
+        height, width = (min(SIDE, side) for side in self.cache.size)
         top, left = (int(rng.integers(s - t + 1)) for s, t in zip(self.cache.size, (height, width), strict=True))
-        window, mirrored = Tile(top, left, height, width), rng.random() < 0.5
-        lr_image = crop(self.dataset.pair(photograph, draw)[0][None], window, PATCH)
-        maps = [self.cache.maps(photograph, which, window) for which in (draw, None)]
-        if not mirrored:
-            return lr_image, maps[0], maps[1]
-        flipped = [{name: modality.flip(-1) for name, modality in seen.items()} for seen in maps]
-        return lr_image.flip(-1), flipped[0], flipped[1]
+        views = self.whole(photograph, draw, Tile(top, left, height, width))
+        return mirror(views) if rng.random() < 0.5 else views
+
+
+def mirror(views: Views) -> Views:
+    given, reference = ({n: m.flip(-1) for n, m in seen.items()} for seen in (views.given, views.reference))
+    return Views(views.lr_image.flip(-1), views.tokens.flip(-1), given, reference)
 
 
 class ReliabilityStage:
@@ -98,43 +112,53 @@ class ReliabilityStage:
         self.data, self.ranks, self.batch_size = data, ranks, batch_size
         self.rng = np.random.default_rng(seed)
 
-    def batch(self) -> Scene:
-        """LR images (B, 3, ., .), maps of which some are damaged, and the rank of each patch of them (B, h, w)."""
+    def batch(self) -> Views:
+        """Crops, of which some maps are damaged."""
         rows = [self.data.sample(self.rng) for _ in range(self.batch_size)]
-        maps, targets = {}, {}
+        given, reference = {}, {}
         for name in VISUAL_MODALITIES:
             seen = []
-            for k, (_, given, _) in enumerate(rows):
-                other = rows[k - 1][1][name]
-                is_damaged = self.rng.random() < DAMAGED_SHARE
-                seen.append(damage_region(given[name], other, name, self.rng) if is_damaged else given[name])
-            maps[name] = torch.cat(seen)
-            agreement = map_agreement(name, maps[name], torch.cat([row[2][name] for row in rows]))
-            targets[name] = self.ranks.rank(name, agreement)
-        return torch.cat([row[0] for row in rows]), maps, targets
+            for k, row in enumerate(rows):
+                other, is_damaged = rows[k - 1].given[name], self.rng.random() < DAMAGED_SHARE
+                whole = row.given[name]
+                seen.append(damage_region(whole, other, name, self.rng) if is_damaged else whole)
+            given[name], reference[name] = torch.cat(seen), torch.cat([row.reference[name] for row in rows])
+        lr_image, tokens = (torch.cat([getattr(row, part) for row in rows]) for part in ("lr_image", "tokens"))
+        return Views(lr_image, tokens, given, reference)
 
     def losses(self, network: nn.Module) -> dict[str, Tensor]:
-        lr_image, maps, targets = self.batch()
-        log_odds = network(lr_image, maps)
-        losses = {name: F.binary_cross_entropy_with_logits(log_odds[name], targets[name]) for name in maps}
-        return losses | {"loss": torch.stack(list(losses.values())).sum()}
+        assert isinstance(network, ModalityReliability)
+        views = self.batch()
+        losses, expectation = {}, torch.zeros(())
+        for name, (log_odds, expected) in network.judge(views.lr_image, views.tokens, views.given).items():
+            rank = self.ranks.rank(name, map_agreement(name, views.given[name], views.reference[name]))
+            losses[name] = F.binary_cross_entropy_with_logits(log_odds, rank)
+            expectation = expectation + expectation_loss(expected, map_cues(name, views.reference[name]))
+        names = list(losses)
+        losses["expectation"] = expectation / len(names)
+        return losses | {"loss": torch.stack([losses[name] for name in names]).sum() + expectation}
 
 
-@torch.no_grad()
+def expectation_loss(expected: Tensor, cues: Tensor) -> Tensor:
+    """Squared error as a share of the cues' own variance: 1 is what their mean alone would reach."""
+    return F.mse_loss(expected, cues) / cues.var(dim=(0, 2, 3)).mean().clamp_min(1e-3)
+
+
 def measure_agreement(data: ReliabilityData, photographs: list[int]) -> dict[str, Tensor]:
     """Agreement (N, h, w) of the undamaged maps of draw 0 per modality."""
     found: dict[str, list[Tensor]] = {name: [] for name in VISUAL_MODALITIES}
     for i in photographs:
-        _, given, reference = data.whole(i)
-        for name in VISUAL_MODALITIES:
-            found[name].append(map_agreement(name, given[name], reference[name]))
+        views = data.whole(i)
+        for name, agreements in found.items():
+            agreements.append(map_agreement(name, views.given[name], views.reference[name]))
     return {name: torch.cat(values) for name, values in found.items()}
 
 
 @torch.no_grad()
 def centre(network: ModalityReliability, data: ReliabilityData, photographs: list[int]) -> None:
     """Sets the centre so that over undamaged maps the mean of sigmoid(gain * (rho - centre)) is 1/2: E[w] = w_bar."""
-    answers = [network(*data.whole(i)[:2]) for i in photographs]
+    views = (data.whole(i) for i in photographs)
+    answers = [network(view.lr_image, view.tokens, view.given) for view in views]
     for m, name in enumerate(network.config.modalities):
         log_odds = torch.cat([answer[name].flatten() for answer in answers])
         low, high = float(log_odds.min()), float(log_odds.max())
@@ -147,27 +171,27 @@ def centre(network: ModalityReliability, data: ReliabilityData, photographs: lis
 
 @torch.no_grad()
 def report(network: ModalityReliability, data: ReliabilityData, photographs: list[int], ranks: Ranks) -> list[str]:
-    """Per modality on photographs held out: rank correlations with agreement, and mean reliability and rank when whole
-    and when damaged all over. Lines to print.
+    """Per modality on photographs held out: rank correlations with agreement, and mean answer / mean true rank when
+    whole and when damaged all over. Lines to print.
     """
-    rng, kinds = np.random.default_rng(0), ("whole", OTHER, *DAMAGE)
-    lines = [f"{'':13s} rank corr. (within)  " + "  ".join(f"{kind:>11s}" for kind in kinds)]
+    rng, kinds = np.random.default_rng(0), (OTHER, *DAMAGE)
+    lines = [f"{'':13s} rank corr. (within)  " + "  ".join(f"{kind:>11s}" for kind in ("whole", *kinds))]
     for name in VISUAL_MODALITIES:
-        answers, agreements, means = [], [], {kind: list[tuple[float, float]]() for kind in kinds}
+        answers, agreements, means = [], [], list[tuple[tuple[float, float], ...]]()
         for k, i in enumerate(photographs):
-            lr_image, given, reference = data.whole(i)
-            other = data.whole(photographs[k - 1])[1][name]
-            for kind in kinds:
-                seen = given[name] if kind == "whole" else damage(given[name], other, name, kind, rng)
-                answer = network(lr_image, {name: seen})[name].sigmoid()
-                agreement = map_agreement(name, seen, reference[name])
-                means[kind].append((float(answer.mean()), float(ranks.rank(name, agreement).mean())))
-                if kind == "whole":
-                    answers.append(answer.numpy())
-                    agreements.append(agreement.numpy())
+            views, other = data.whole(i), data.whole(photographs[k - 1]).given[name]
+            whole, true = views.given[name], views.reference[name]
+            seen = torch.cat([whole, *(damage(whole, other, name, kind, rng) for kind in kinds)])
+            lr_images, tokens = (t.expand(len(seen), -1, -1, -1) for t in (views.lr_image, views.tokens))
+            answer = network(lr_images, tokens, {name: seen})[name].sigmoid()
+            agreement = map_agreement(name, seen, true.expand_as(seen))
+            rank = ranks.rank(name, agreement)
+            means.append(tuple((float(a.mean()), float(r.mean())) for a, r in zip(answer, rank, strict=True)))
+            answers.append(answer[0].numpy())
+            agreements.append(agreement[0].numpy())
         pooled = rank_correlation(np.stack(answers), np.stack(agreements))
         within = mean_of_known(rank_correlation(a, b) for a, b in zip(answers, agreements, strict=True))
-        columns = "  ".join("{:5.3f}/{:5.3f}".format(*np.mean(means[kind], 0)) for kind in kinds)
+        columns = "  ".join("{:5.3f}/{:5.3f}".format(*column) for column in np.mean(means, axis=0))
         lines.append(f"{name:13s} {pooled:10.3f} ({within:6.3f})  {columns}")
     return lines
 
@@ -179,10 +203,11 @@ def merge(path: Path, profile: Path) -> None:
     """
     checkpoint = profile / "compact.safetensors"
     heads, config = read_config(path, ReliabilityConfig), read_config(checkpoint, M3ESRConfig)
-    if heads.dino_channels != config.perception.dino_channels:
+    perception = config.perception
+    if (heads.dino_channels, heads.token_channels) != (perception.dino_channels, perception.width):
         raise ValueError(
-            f"{path} reads {heads.dino_channels} DINO channels and {checkpoint} has {config.perception.dino_channels}: "
-            "train the heads on that profile"
+            f"{path} reads {heads.dino_channels} DINO channels of {heads.token_channels} and {checkpoint} has "
+            f"{perception.dino_channels} of {perception.width}: train the heads on that profile"
         )
     kept = {name: tensor for name, tensor in read_tensors(checkpoint).items() if not name.startswith("reliability.")}
     added = {f"reliability.{name}": tensor for name, tensor in read_tensors(path).items()}
@@ -226,7 +251,10 @@ def train(args: argparse.Namespace) -> Path:
     ranked = training[:: max(1, len(training) // NUM_RANKED)]
     ranks = Ranks(measure_agreement(data, ranked))
     stage = ReliabilityStage(data, ranks, args.batch_size, args.seed)
-    heads = ModalityReliability(ReliabilityConfig(dino_channels=network.config.perception.dino_channels))
+    perception = network.config.perception
+    heads = ModalityReliability(
+        ReliabilityConfig(dino_channels=perception.dino_channels, token_channels=perception.width)
+    )
     out = args.out / FILE
 
     def validate(average: nn.Module) -> str:

@@ -22,7 +22,8 @@ PARTS = 4  # cells of a rendered map per token side, whose mean and spread are r
 @dataclass(frozen=True, kw_only=True)
 class ReliabilityConfig:
     width: int = 48
-    num_blocks: int = 4  # of the trunk that reads the LR image, shared by the heads
+    num_blocks: int = 3  # of the trunk that reads the LR image, shared by the heads
+    token_channels: int = 128  # of the perception network, whose view of the LR image it starts from
     dino_channels: int = 64
     gain: float = 1.0  # of the log-odds in the router's logits; at 1 an even router's weight is the reliability itself
     modalities: tuple[str, ...] = ("segmentation", "depth", "edge", "dino")
@@ -42,25 +43,35 @@ class GridBlock(nn.Module):
 
 
 class ReliabilityHead(nn.Module):
-    """One modality: trunk (B, D, h, w) and cues of its map (B, C, h, w) -> log-odds (B, h, w)."""
+    """One modality: tokens (B, T, h, w) and trunk (B, D, h, w) of the image, cues (B, C, h, w) of the map -> log-odds
+    (B, h, w), and the cues that it expected.
 
-    def __init__(self, num_cues: int, width: int):
+    From the image it first says what the map of the undegraded image should look like, and then compares: taught by
+    right and wrong alone, the comparison is hardly learned.
+    """
+
+    def __init__(self, num_cues: int, config: ReliabilityConfig):
         super().__init__()
-        self.enter = nn.Conv2d(num_cues, width, 3, padding=1)
-        self.look = nn.Conv2d(width, width, 1)
-        self.join = nn.Conv2d(3 * width, width, 1)
+        width = config.width
+        self.expect = nn.Sequential(nn.Conv2d(config.token_channels, 96, 1), nn.GELU(), nn.Conv2d(96, num_cues, 1))
+        self.enter = nn.Conv2d(2 * num_cues + 2, width, 1)
+        self.spread = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.join = nn.Conv2d(2 * width, width, 1)
         self.block = GridBlock(width)
         self.answer = nn.Conv2d(width, 1, 1)
-        nn.init.zeros_(self.answer.bias)
 
-    def forward(self, trunk: Tensor, cues: Tensor) -> Tensor:
-        read, seen = F.gelu(self.enter(cues)), self.look(trunk)
-        # the product lets image and map be compared; a sum of the two could only be large or small
-        return self.answer(self.block(self.join(torch.cat([read, seen, read * seen], 1))))[:, 0]
+    def forward(self, tokens: Tensor, trunk: Tensor, cues: Tensor) -> tuple[Tensor, Tensor]:
+        expected = self.expect(tokens)
+        difference, product = (cues - expected).abs(), cues * expected
+        told = [cues, difference, difference.mean(1, keepdim=True), product.mean(1, keepdim=True)]
+        entered = F.gelu(self.enter(torch.cat(told, 1)))
+        joined = self.join(torch.cat([entered + self.spread(entered), trunk], 1))
+        return self.answer(self.block(joined))[:, 0], expected
 
 
 class ModalityReliability(nn.Module):
-    """LR image (B, 3, H, W) in [0, 1] and modalities as the fusion takes them -> log-odds (B, H/4, W/4) per modality.
+    """LR image (B, 3, H, W) in [0, 1], the perception network's tokens (B, T, H/4, W/4) of it, and modalities as the
+    fusion takes them -> log-odds (B, H/4, W/4) per modality.
 
     Heads see no other modality's map: damage to one changes one. Text has no map, and no reliability.
     """
@@ -73,26 +84,35 @@ class ModalityReliability(nn.Module):
         width = config.width
         self.stem = nn.Conv2d(3, width // 2, 3, stride=2, padding=1)
         self.down = nn.Conv2d(width // 2, width, 3, stride=2, padding=1)
+        self.look = nn.Conv2d(config.token_channels, width, 1)
         dilations = (1, 2, 4)
         self.trunk = nn.Sequential(*(GridBlock(width, dilations[k % 3]) for k in range(config.num_blocks)))
-        self.heads = nn.ModuleDict({name: ReliabilityHead(self.num_cues(name), width) for name in config.modalities})
+        self.heads = nn.ModuleDict({name: ReliabilityHead(self.num_cues(name), config) for name in config.modalities})
         self.register_buffer("centre", torch.zeros(len(config.modalities)))  # set once, after training
 
     def num_cues(self, name: str) -> int:
         channels = 3 if name == "segmentation" else 1
         return self.config.dino_channels + 1 if name == "dino" else channels * (PARTS**2 + 1)
 
-    def forward(self, lr_image: Tensor, modalities: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, lr_image: Tensor, tokens: Tensor, modalities: dict[str, Tensor]) -> dict[str, Tensor]:
         """Log-odds of the modalities given, before any centre."""
-        trunk = self.trunk(F.gelu(self.down(F.gelu(self.stem(lr_image - 0.5)))))
-        return {name: self.heads[name](trunk, map_cues(name, modality)) for name, modality in modalities.items()}
+        return {name: log_odds for name, (log_odds, _) in self.judge(lr_image, tokens, modalities).items()}
 
-    def offsets(self, lr_image: Tensor, modalities: dict[str, Tensor]) -> dict[str, Tensor]:
+    def judge(
+        self, lr_image: Tensor, tokens: Tensor, modalities: dict[str, Tensor]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Per modality given: log-odds (B, h, w), and the `map_cues` (B, C, h, w) that the image led it to expect."""
+        # pixels tell noise, blur and compression; tokens what is seen there
+        pixels = self.down(F.gelu(self.stem(lr_image - 0.5)))
+        trunk = self.trunk(F.gelu(pixels + self.look(tokens)))
+        return {name: self.heads[name](tokens, trunk, map_cues(name, m)) for name, m in modalities.items()}
+
+    def offsets(self, lr_image: Tensor, tokens: Tensor, modalities: dict[str, Tensor]) -> dict[str, Tensor]:
         """What joins the router's logits, (B, H/4, W/4) per modality given: around 0 over undamaged maps."""
         places = {name: m for m, name in enumerate(self.config.modalities)}
         return {
             name: self.config.gain * (log_odds - self.centre[places[name]])
-            for name, log_odds in self(lr_image, modalities).items()
+            for name, log_odds in self(lr_image, tokens, modalities).items()
         }
 
 
