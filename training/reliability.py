@@ -9,9 +9,9 @@ than 90 % of all patches", 0 is worse than any. Cross-entropy against that rank 
 damage needs no label: where it changed nothing it costs nothing, and a map that noise in the LR image spoiled is no
 better than one spoiled on purpose.
 
-What is learned depends on the LR image and on maps alone, so `reliability.safetensors` can be merged into any
-checkpoint with the same extractors. A calibration of the uncertainty is bound to the checkpoint's bytes: fit it again
-afterwards.
+What is learned depends on the LR image and the perception network alone (edges are those of the profile's coarse
+image), so `reliability.safetensors` can be merged into any checkpoint with the same extractors. A calibration of the
+uncertainty is bound to the checkpoint's bytes: fit it again afterwards.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from training.pairs import PairDataset
 FILE = "reliability.safetensors"
 DAMAGED_SHARE = 0.6  # of the maps seen in training
 SIDE = 24  # tokens of a crop
+EXPECTATION_WEIGHT = 0.25
 NUM_QUANTILES = 1024
 NUM_RANKED = 100  # photographs whose undamaged maps the ranks and the centre are taken from
 
@@ -136,7 +137,7 @@ class ReliabilityStage:
             expectation = expectation + expectation_loss(expected, map_cues(name, views.reference[name]))
         names = list(losses)
         losses["expectation"] = expectation / len(names)
-        return losses | {"loss": torch.stack([losses[name] for name in names]).sum() + expectation}
+        return losses | {"loss": torch.stack([losses[name] for name in names]).sum() + EXPECTATION_WEIGHT * expectation}
 
 
 def expectation_loss(expected: Tensor, cues: Tensor) -> Tensor:
@@ -223,6 +224,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--into", type=Path, help="a profile's folder whose checkpoint takes the heads")
     parser.add_argument("--merge", type=Path, help=f"train nothing: put this {FILE} into --into")
+    parser.add_argument("--init", type=Path, help=f"a {FILE} to go on from, as a new run")
     parser.add_argument("--images", type=int, default=400, help="training photographs to look at")
     parser.add_argument("--draws", type=int, default=1, help="degraded versions of each")
     parser.add_argument("--num-steps", type=int, default=20_000)
@@ -255,6 +257,8 @@ def train(args: argparse.Namespace) -> Path:
     heads = ModalityReliability(
         ReliabilityConfig(dino_channels=perception.dino_channels, token_channels=perception.width)
     )
+    if args.init is not None:
+        heads.load_state_dict(read_tensors(args.init))
     out = args.out / FILE
 
     def validate(average: nn.Module) -> str:

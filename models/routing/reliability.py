@@ -1,9 +1,11 @@
 """Reliability: how far each modality's map can be trusted at each patch, from the LR image and the map itself.
 
 NOT IN THE PAPER. Its router (Section 3.3) reads the LR image and U(x) and never the maps, so it cannot know that one is
-damaged. Here one small head per modality looks at both and answers with the log-odds rho of "this map is as good here
-as the map of the undegraded photograph", trained on measured agreement (`training.reliability`). They enter the
-router's logits:  w = sigmoid(router + gain * (rho - centre)).  Without a head that is the paper's w = sigmoid(router).
+damaged. Here one small head per modality looks at both and answers with log-odds rho: sigmoid(rho) is the rank, among
+undamaged maps, that this map's agreement with the map of the undegraded photograph is expected to have, 0 worst and 1
+best (`training.reliability`). They enter the router's logits:
+
+    w = sigmoid(router + gain * (rho - centre))        the paper's, and where this is off: w = sigmoid(router)
 """
 
 from dataclasses import dataclass
@@ -43,8 +45,8 @@ class GridBlock(nn.Module):
 
 
 class ReliabilityHead(nn.Module):
-    """One modality: tokens (B, T, h, w) and trunk (B, D, h, w) of the image, cues (B, C, h, w) of the map -> log-odds
-    (B, h, w), and the cues that it expected.
+    """One modality: what is seen (B, T + D, h, w) and the trunk (B, D, h, w) of the image, cues (B, C, h, w) of the map
+    -> log-odds (B, h, w), and the cues that it expected.
 
     From the image it first says what the map of the undegraded image should look like, and then compares: taught by
     right and wrong alone, the comparison is hardly learned.
@@ -53,15 +55,16 @@ class ReliabilityHead(nn.Module):
     def __init__(self, num_cues: int, config: ReliabilityConfig):
         super().__init__()
         width = config.width
-        self.expect = nn.Sequential(nn.Conv2d(config.token_channels, 96, 1), nn.GELU(), nn.Conv2d(96, num_cues, 1))
+        seen = config.token_channels + width
+        self.expect = nn.Sequential(nn.Conv2d(seen, 96, 1), nn.GELU(), nn.Conv2d(96, num_cues, 1))
         self.enter = nn.Conv2d(2 * num_cues + 2, width, 1)
         self.spread = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.join = nn.Conv2d(2 * width, width, 1)
         self.block = GridBlock(width)
         self.answer = nn.Conv2d(width, 1, 1)
 
-    def forward(self, tokens: Tensor, trunk: Tensor, cues: Tensor) -> tuple[Tensor, Tensor]:
-        expected = self.expect(tokens)
+    def forward(self, seen: Tensor, trunk: Tensor, cues: Tensor) -> tuple[Tensor, Tensor]:
+        expected = self.expect(seen)
         difference, product = (cues - expected).abs(), cues * expected
         told = [cues, difference, difference.mean(1, keepdim=True), product.mean(1, keepdim=True)]
         entered = F.gelu(self.enter(torch.cat(told, 1)))
@@ -102,10 +105,11 @@ class ModalityReliability(nn.Module):
         self, lr_image: Tensor, tokens: Tensor, modalities: dict[str, Tensor]
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Per modality given: log-odds (B, h, w), and the `map_cues` (B, C, h, w) that the image led it to expect."""
-        # pixels tell noise, blur and compression; tokens what is seen there
+        # pixels tell noise, blur, compression and where an edge is; tokens what is seen there
         pixels = self.down(F.gelu(self.stem(lr_image - 0.5)))
         trunk = self.trunk(F.gelu(pixels + self.look(tokens)))
-        return {name: self.heads[name](tokens, trunk, map_cues(name, m)) for name, m in modalities.items()}
+        seen = torch.cat([tokens, pixels], 1)
+        return {name: self.heads[name](seen, trunk, map_cues(name, m)) for name, m in modalities.items()}
 
     def offsets(self, lr_image: Tensor, tokens: Tensor, modalities: dict[str, Tensor]) -> dict[str, Tensor]:
         """What joins the router's logits, (B, H/4, W/4) per modality given: around 0 over undamaged maps."""
