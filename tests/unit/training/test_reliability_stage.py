@@ -9,14 +9,14 @@ import torch
 from evaluation.agreement import map_agreement
 from models.checkpoint import read_config, save_checkpoint
 from models.configs import VISUAL_MODALITIES, M3ESRConfig
-from models.network import M3ESR
+from models.network import M3ESR, resize_map
 from models.pipeline import Upscaler
 from models.requests import UpscaleOptions
 from models.routing.reliability import ModalityReliability, ReliabilityConfig
 from tests.unit.models.tiny import tiny_network, tiny_upscaler
 from training import reliability
 from training.denoiser import save
-from training.map_cache import MapCache, map_path, see, write_maps
+from training.map_cache import MapCache, map_path, pack, see, write_maps
 from training.map_damage import DAMAGE, OTHER, damage, damage_region
 from training.pairs import PairDataset
 from training.reliability import Ranks, ReliabilityData, ReliabilityStage, centre, measure_agreement, merge, report
@@ -49,6 +49,14 @@ def test_the_cache_holds_what_the_extractors_see(pairs, data):
             assert kept.shape == seen.shape
             # between the extractor's own values, 8 px apart, both are interpolated
             assert (kept - seen).abs().max() < 0.03, name
+
+
+def test_a_map_on_disk_keeps_the_extractors_own_values():
+    """Not those of the enlargement half a cell away."""
+    values = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    maps = {"segmentation": values, "depth": values}
+    stored = pack({n: resize_map(m, (64, 64)) for n, m in maps.items()} | {"edge": torch.zeros(1, 3, 64, 64)})
+    assert all(np.abs(stored[name] / 255 - values[0].numpy()).mean() < 0.05 for name in maps)
 
 
 def test_an_interrupted_cache_goes_on(pairs, folder, capsys):
