@@ -203,8 +203,8 @@ class GuidedStage:
     def see(self, batch: GuidedBatch) -> Seen:
         """Everything that the frozen parts make of a batch, margins cut but for the router's."""
         network, codec = self.network, self.network.codec
-        with half_precision():
-            upscaled, coarse_sr, uncertainty_map = network.estimate(batch.lr_image)
+        with half_precision():  # the batch brings its own margin
+            upscaled, coarse_sr, uncertainty_map = network.estimate(batch.lr_image, margin=0)
         lr_latent, start = network.latents(upscaled, coarse_sr)
         clean = codec.to_residual(codec.encode(batch.hr_image), codec.encode(upscaled))
         modalities = {
@@ -269,9 +269,10 @@ class GuidedStage:
         """Expert weights (B, T, T). The router looks at the margin too; maps have none."""
         routed = self.network.router.logits(seen.lr_image, seen.uncertainty_map)
         logits = {name: inner(routed[name], 1) for name in modalities}
-        lr_image = inner(seen.lr_image, 4)
-        with torch.no_grad():
-            tokens = self.network.perception(lr_image).tokens
+        lr_image, tokens = inner(seen.lr_image, 4), None
+        if self.network.reliability is not None:
+            with torch.no_grad():
+                tokens = self.network.perception(lr_image).tokens
         return self.network.weigh(logits, lr_image, modalities, tokens)
 
     def drop(self, modalities: dict[str, Tensor]) -> dict[str, Tensor]:
