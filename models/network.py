@@ -113,7 +113,7 @@ class M3ESR(nn.Module):
     def weigh(
         self, logits: dict[str, Tensor], lr_image: Tensor, modalities: dict[str, Tensor], tokens: Tensor | None
     ) -> dict[str, Tensor]:
-        """Router's logits (B, H/4, W/4) -> expert weights of the modalities given. tokens: read with reliability only."""
+        """Router's logits (B, H/4, W/4) -> weights of the modalities given; tokens are read with reliability only."""
         joined = {name: logits[name].float() for name in modalities}
         if self.reliability is not None:
             assert tokens is not None
