@@ -104,15 +104,17 @@ class MapCache:
         rows, columns = self.arrays["dino", REFERENCE].shape[-2:]
         return rows, columns
 
-    def maps(self, photograph: int, draw: int | None = None, window: Tile | None = None) -> dict[str, Tensor]:
-        """The maps (1, C, H, W) of a draw, with its tokens; without a draw those of the undegraded photograph.
+    def maps(
+        self, photograph: int, names: tuple[str, ...], draw: int | None = None, window: Tile | None = None
+    ) -> dict[str, Tensor]:
+        """Maps (1, C, H, W) of a draw, TOKENS among them if named; without a draw those of the undegraded photograph.
 
         window: what to cut, in tokens.
         """
         part = REFERENCE if draw is None else f"{draw:03d}"
         window = window or Tile(0, 0, *self.size)
         row, found = self.rows[photograph], {}
-        for name in stored_names(part):
+        for name in names:
             stored = self.arrays[name, part][row]
             rows, columns = (stored.shape[axis] // self.size[axis] for axis in (-2, -1))  # values, or bytes, per token
             cut = stored[

@@ -75,21 +75,23 @@ class Views:
 
 
 class ReliabilityData:
-    """Views of photographs, whole or in random crops."""
+    """Views of photographs, whole or in random crops, with the modalities named."""
 
-    def __init__(self, dataset: PairDataset, cache: MapCache, photographs: list[int]):
-        self.dataset, self.cache, self.photographs = dataset, cache, photographs
+    def __init__(
+        self, dataset: PairDataset, cache: MapCache, photographs: list[int], names: tuple[str, ...] = VISUAL_MODALITIES
+    ):
+        self.dataset, self.cache, self.photographs, self.names = dataset, cache, photographs, names
 
     def whole(self, photograph: int, draw: int = 0, window: Tile | None = None) -> Views:
         """One photograph, undamaged; only the part under a window of tokens, if given."""
         lr_image = self.dataset.pair(photograph, draw)[0][None]
-        given = self.cache.maps(photograph, draw, window)
+        given = self.cache.maps(photograph, (*self.names, TOKENS), draw, window)
         tokens = given.pop(TOKENS)
         return Views(
             lr_image if window is None else crop(lr_image, window, PATCH),
             tokens,
             given,
-            self.cache.maps(photograph, None, window),
+            self.cache.maps(photograph, self.names, None, window),
         )
 
     def sample(self, rng: np.random.Generator) -> Views:
@@ -117,7 +119,7 @@ class ReliabilityStage:
         """Crops, of which some maps are damaged."""
         rows = [self.data.sample(self.rng) for _ in range(self.batch_size)]
         given, reference = {}, {}
-        for name in VISUAL_MODALITIES:
+        for name in self.data.names:
             seen = []
             for k, row in enumerate(rows):
                 other, is_damaged = rows[k - 1].given[name], self.rng.random() < DAMAGED_SHARE
@@ -147,7 +149,7 @@ def expectation_loss(expected: Tensor, cues: Tensor) -> Tensor:
 
 def measure_agreement(data: ReliabilityData, photographs: list[int]) -> dict[str, Tensor]:
     """Agreement (N, h, w) of the undamaged maps of draw 0 per modality."""
-    found: dict[str, list[Tensor]] = {name: [] for name in VISUAL_MODALITIES}
+    found: dict[str, list[Tensor]] = {name: [] for name in data.names}
     for i in photographs:
         views = data.whole(i)
         for name, agreements in found.items():
@@ -160,14 +162,14 @@ def centre(network: ModalityReliability, data: ReliabilityData, photographs: lis
     """Sets the centre so that over undamaged maps the mean of sigmoid(gain * (rho - centre)) is 1/2: E[w] = w_bar."""
     views = (data.whole(i) for i in photographs)
     answers = [network(view.lr_image, view.tokens, view.given) for view in views]
-    for m, name in enumerate(network.config.modalities):
+    for name in data.names:
         log_odds = torch.cat([answer[name].flatten() for answer in answers])
         low, high = float(log_odds.min()), float(log_odds.max())
         for _ in range(30):
             middle = (low + high) / 2
             is_high = float((network.config.gain * (log_odds - middle)).sigmoid().mean()) > 0.5
             low, high = (middle, high) if is_high else (low, middle)
-        network.centre[m] = (low + high) / 2
+        network.centre[network.config.modalities.index(name)] = (low + high) / 2
 
 
 @torch.no_grad()
@@ -177,7 +179,7 @@ def report(network: ModalityReliability, data: ReliabilityData, photographs: lis
     """
     rng, kinds = np.random.default_rng(0), (OTHER, *DAMAGE)
     lines = [f"{'':13s} rank corr. (within)  " + "  ".join(f"{kind:>11s}" for kind in ("whole", *kinds))]
-    for name in VISUAL_MODALITIES:
+    for name in data.names:
         answers, agreements, means = [], [], list[tuple[tuple[float, float], ...]]()
         for k, i in enumerate(photographs):
             views, other = data.whole(i), data.whole(photographs[k - 1]).given[name]
@@ -225,6 +227,7 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help="a profile's folder whose checkpoint takes the heads")
     parser.add_argument("--merge", type=Path, help=f"train nothing: put this {FILE} into --into")
     parser.add_argument("--init", type=Path, help=f"a {FILE} to go on from, as a new run")
+    parser.add_argument("--only", nargs="+", choices=VISUAL_MODALITIES, help="these heads, the rest as in --init")
     parser.add_argument("--images", type=int, default=400, help="training photographs to look at")
     parser.add_argument("--draws", type=int, default=1, help="degraded versions of each")
     parser.add_argument("--num-steps", type=int, default=20_000)
@@ -236,6 +239,8 @@ def main() -> None:
     if args.merge is None:
         if None in (args.pairs, args.profile, args.out):
             parser.error("training needs --pairs, --profile and --out; --merge FILE --into PROFILE needs neither")
+        if args.only is not None and args.init is None:
+            parser.error("--only needs --init, from which the other heads come")
         args.merge = train(args)
     elif args.into is None:
         parser.error("--merge needs --into PROFILE")
@@ -249,7 +254,8 @@ def train(args: argparse.Namespace) -> Path:
     dataset = PairDataset(args.pairs)
     training, held_out = choose(args.pairs, args.images)
     write_maps(network, dataset, args.out / "maps", args.draws, training + held_out)
-    data = ReliabilityData(dataset, MapCache(args.out / "maps", args.draws), training)
+    names = tuple(args.only or VISUAL_MODALITIES)
+    data = ReliabilityData(dataset, MapCache(args.out / "maps", args.draws), training, names)
     ranked = training[:: max(1, len(training) // NUM_RANKED)]
     ranks = Ranks(measure_agreement(data, ranked))
     stage = ReliabilityStage(data, ranks, args.batch_size, args.seed)
@@ -259,6 +265,10 @@ def train(args: argparse.Namespace) -> Path:
     )
     if args.init is not None:
         heads.load_state_dict(read_tensors(args.init))
+    if args.only is not None:
+        heads.requires_grad_(False)
+        for name in names:
+            heads.heads[name].requires_grad_(True)
     out = args.out / FILE
 
     def validate(average: nn.Module) -> str:

@@ -45,7 +45,7 @@ def test_the_cache_holds_what_the_extractors_see(pairs, data):
     network, dataset = tiny_network(), PairDataset(pairs)
     for part in ("001", "hr"):
         for name, seen in see(network, dataset, 2, part).items():
-            kept = data.cache.maps(2, None if part == "hr" else 1)[name]
+            kept = data.cache.maps(2, (name,), None if part == "hr" else 1)[name]
             assert kept.shape == seen.shape
             # between the extractor's own values, 8 px apart, both are interpolated
             assert (kept - seen).abs().max() < 0.03, name
@@ -167,7 +167,10 @@ def test_heads_of_other_extractors_are_refused(tmp_path):
     assert read_config(tmp_path / "compact.safetensors", M3ESRConfig).reliability is None
 
 
-@pytest.mark.parametrize("arguments", [["--pairs", "a"], ["--merge", "a"]])
+NO_INIT = ["--only", "edge", "--pairs", "a", "--profile", "b", "--out", "c"]
+
+
+@pytest.mark.parametrize("arguments", [["--pairs", "a"], ["--merge", "a"], NO_INIT])
 def test_half_a_command_is_refused(monkeypatch, capsys, arguments):
     monkeypatch.setattr("sys.argv", ["reliability", *arguments])
     with pytest.raises(SystemExit) as stopped:
@@ -176,12 +179,20 @@ def test_half_a_command_is_refused(monkeypatch, capsys, arguments):
 
 
 def test_the_command_trains_saves_and_merges(pairs, tmp_path, monkeypatch, capsys):
+    """And goes on with one head, which leaves the others as they were."""
     upscaler = tiny_upscaler()
     save(tmp_path, upscaler.network, upscaler.tokenizer)
     monkeypatch.setattr(reliability, "NUM_RANKED", 3)
-    told = {"pairs": pairs, "profile": tmp_path, "out": tmp_path / "run", "into": tmp_path, "num-steps": 2}
-    monkeypatch.setattr("sys.argv", ["reliability", *(str(v) for k, w in told.items() for v in (f"--{k}", w))])
-    reliability.main()
-    assert "merged into" in capsys.readouterr().out
-    network = Upscaler.load("compact", checkpoint=tmp_path).network
-    assert isinstance(network, M3ESR) and network.reliability is not None
+    first, second = tmp_path / "first", tmp_path / "second"
+    told = {"pairs": pairs, "profile": tmp_path, "into": tmp_path, "num-steps": 2}
+    found = []
+    for more in ({"out": first}, {"out": second, "init": first / reliability.FILE, "only": "edge"}):
+        given = (str(word) for name, value in (told | more).items() for word in (f"--{name}", value))
+        monkeypatch.setattr("sys.argv", ["reliability", *given])
+        reliability.main()
+        assert "merged into" in capsys.readouterr().out
+        network = Upscaler.load("compact", checkpoint=tmp_path).network
+        assert isinstance(network, M3ESR) and network.reliability is not None
+        found.append(network.reliability.state_dict())
+    changed = {name for name, tensor in found[1].items() if not torch.equal(tensor, found[0][name])}
+    assert changed and all(name.startswith("heads.edge.") or name == "centre" for name in changed)
