@@ -222,9 +222,9 @@ def agreement_rows(agreement: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
 
 
 AGREEMENT = (
-    "Agreement: of a patch's map with what the same extractor sees in the HR image; minus the mean difference of the "
-    "rendered maps, the share of edge pixels found within 2 px, the cosine of DINO features. The extractors' own "
-    "errors on clean images are not in it."
+    "Agreement: of a patch's map with what the same extractor sees in the HR image shrunk to LR size; minus the mean "
+    "difference of the rendered maps, the share of edge pixels found within 2 px, the cosine of DINO features. The "
+    "extractors' own errors on clean images are not in it."
 )
 CORRELATIONS = ("correlation", "correlation_within_images", "weight_deviation")
 RANKS = (

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluation.agreement import reference_maps
+from evaluation.agreement import shrink
 from models.configs import VISUAL_MODALITIES
 from models.network import M3ESR, resize_map
 from models.tiling import Tile
@@ -56,12 +56,11 @@ def stored_names(part: str) -> tuple[str, ...]:
 def see(network: M3ESR, dataset: PairDataset, photograph: int, part: str) -> dict[str, Tensor]:
     """The maps of one photograph, of batch 1: those of a draw, and the tokens; or the undegraded ones."""
     lr, hr = dataset.pair(photograph, 0 if part == REFERENCE else int(part))
-    if part == REFERENCE:
-        return reference_maps(network, hr[None], VISUAL_MODALITIES)
+    lr_image = shrink(hr[None]) if part == REFERENCE else lr[None]
     with half_precision():
-        coarse_sr = network.coarse(lr[None]).float().clamp(0, 1)
-    modalities, tokens = network.render(lr[None], coarse_sr, VISUAL_MODALITIES)
-    return modalities | {TOKENS: tokens}
+        coarse_sr = network.coarse(lr_image).float().clamp(0, 1)
+    modalities, tokens = network.render(lr_image, coarse_sr, VISUAL_MODALITIES)
+    return modalities if part == REFERENCE else modalities | {TOKENS: tokens}
 
 
 def pack(maps: dict[str, Tensor]) -> dict[str, np.ndarray]:
