@@ -32,6 +32,7 @@ from service.polled import PolledJobs
 from service.problems import Problem, install_problems, problem_responses
 from service.routes import batches, estimate, events, files, health, jobs, pages, profiles, upscale, webhooks
 from service.shell import Shell
+from service.shortcut import PollShortcut
 from service.sweeper import sweep_for_ever
 from service.throttle import Throttle
 from service.webhooks import Deliverer, webhook_guard
@@ -74,6 +75,7 @@ def create_app(settings: Settings, redis: RedisClient | None = None, blobs: Blob
         else:
             app.include_router(module.router, dependencies=[Depends(identify)], responses=problem_responses(401))
     install_problems(app)
+    app.add_middleware(PollShortcut)
     app.add_middleware(Shell, max_body_bytes=settings.max_upload_bytes, metrics=context.metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
