@@ -1,10 +1,11 @@
 """POST /v1/upscale: accept an image and its options as a job."""
 
+import asyncio
+import contextlib
 import re
 import time
 from typing import Any
 
-import anyio
 import structlog
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -22,6 +23,8 @@ from service.uploads import Upload, read_form, read_options, screen_image
 from service.webhooks import screen_webhook
 
 MAX_WAIT_SECONDS = 60
+# Who waits is woken by the end of the job; this is how late the answer is when the word was lost.
+WAIT_POLL_SECONDS = 0.25
 _WAIT = re.compile(r"wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
 
 router = APIRouter(tags=["jobs"])
@@ -139,9 +142,13 @@ def _asked_wait(request: Request) -> int | None:
 
 
 async def _wait_until_final(context: Context, record: JobRecord, wait_seconds: int) -> JobRecord:
-    started = time.monotonic()
-    while not record.status.is_final and (waited := time.monotonic() - started) < wait_seconds:
-        # A job's answer comes at most 2 % of its time late: quick ones at once, long ones for few questions.
-        await anyio.sleep(min(max(0.01, 0.02 * waited), 0.25))
-        record = check_own((await context.polls.ask(record.id, None)).record, record.owner)
-    return record
+    until = time.monotonic() + wait_seconds
+    with context.ends.watch(record.id) as ended:
+        while True:
+            ended.clear()  # before it is asked: an end after the question is heard
+            record = check_own((await context.polls.ask(record.id, None)).record, record.owner)
+            left = until - time.monotonic()
+            if record.status.is_final or left <= 0:
+                return record
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), min(left, WAIT_POLL_SECONDS))
