@@ -1,13 +1,17 @@
-"""Status polls take a shortcut past the framework: nobody may see a difference but in time."""
+"""Status polls take a shortcut past the framework, and waiting ones are woken: nobody may see more than the time."""
 
 import asyncio
+import time
 
 import httpx
 import pytest
 
-from jobs import BlobStore, JobStore, KeyStore, Settings, connect
+from jobs import BlobStore, JobEnds, JobStore, KeyStore, Settings, connect, keys
 from service.app import create_app
+from service.routes import upscale
+from tests.chaos.processes import wait_until
 from tests.fakes import a_job
+from tests.integration.serving import upload
 
 SHOWN_PER_REQUEST = ("x-request-id", "date")
 
@@ -75,3 +79,17 @@ def test_a_poll_finds_its_script_after_redis_forgot_it(service, redis):
     for _ in range(2):
         redis.script_flush()
         assert service.http.get(f"/v1/jobs/{job_id}").status_code == 200
+
+
+@pytest.mark.parametrize("is_word_heard", [True, False])
+def test_who_waits_is_answered_on_word_of_the_end_and_without_it_by_a_poll(service, redis, monkeypatch, is_word_heard):
+    if is_word_heard:
+        monkeypatch.setattr(upscale, "WAIT_POLL_SECONDS", 30.0)
+        wait_until(lambda: redis.pubsub_numsub(keys.ENDED)[0][1], 10, "the API listens")
+    else:
+        monkeypatch.setattr(JobEnds, "_pass_on", lambda self, message: None)
+    with service.worker.running(step_seconds=0.1):
+        started = time.monotonic()
+        answer = upload(service.http, headers={"Prefer": "wait=30"})
+    assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
+    assert time.monotonic() - started < 10
