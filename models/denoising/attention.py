@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.denoising.config import DenoiserConfig
+from models.denoising.linear import Linear
 
 CONTROL_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out")
 
@@ -49,16 +50,16 @@ class JointAttention(nn.Module):
         self.is_last = is_last
         self.lr_key_is_image_key = config.variant == "orig" and config.qk_norm is not None
         for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj"):
-            setattr(self, name, nn.Linear(width, width))
-        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+            setattr(self, name, Linear(width, width))
+        self.to_out = nn.ModuleList([Linear(width, width)])
         if not is_last:
-            self.to_add_out = nn.Linear(width, width)
+            self.to_add_out = Linear(width, width)
         for name in CONTROL_PROJECTIONS:
-            setattr(self, f"{name}_control", nn.Linear(width, width))
+            setattr(self, f"{name}_control", Linear(width, width))
         if config.fused:
             # Nothing reads the fused group after the last block, so there it only answers.
             for name in ("to_k", "to_v") if is_last else CONTROL_PROJECTIONS:
-                setattr(self, f"{name}_fused", nn.Linear(width, width))
+                setattr(self, f"{name}_fused", Linear(width, width))
         for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k"):
             setattr(self, name, QKNorm(config.attention_head_dim) if config.qk_norm else nn.Identity())
         self.projections = self.plan_projections(config)
@@ -166,7 +167,8 @@ class JointAttention(nn.Module):
             if group != "text" or has_text:
                 weights, biases = zip(*(self.multiply_out(names) for names in stacks if names is not None), strict=True)
                 like = self.to_q.weight
-                layer = nn.Linear(like.shape[1], len(weights) * like.shape[0], device="meta")
+                with torch.device("meta"):
+                    layer = Linear(like.shape[1], len(weights) * like.shape[0])
                 layer.weight = nn.Parameter(torch.cat(weights).to(like), requires_grad=False)
                 layer.bias = nn.Parameter(torch.cat(biases).to(like), requires_grad=False)
                 merged[group] = layer
