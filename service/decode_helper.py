@@ -1,7 +1,9 @@
 """The helper process that opens uploads: a program of its own that imports nothing of ours, run by service.decoding.
 
-Requests come in on stdin, a line of JSON with the bytes behind it; answers leave on stdout, a line of JSON each. Every
-request is served by a fork with limits of its own, so that one upload can neither starve, crash nor see the next.
+Requests come in on stdin, a line of JSON with the bytes behind it; answers leave on stdout, a line of JSON each: first
+what the header says, and once a line `{"go_on": true}` came in, what the whole picture is (after false: nothing in
+it). A refusal is the last answer. Every request is served by a fork with limits of its own, so that one upload can
+neither starve, crash nor see the next.
 """
 
 import contextlib
@@ -136,12 +138,14 @@ def serve(requests: BinaryIO, answers: int) -> None:
     """Answer requests until there are no more."""
     while line := requests.readline():
         request = json.loads(line)
+        if "go_on" in request:
+            continue  # meant for a child that died before it heard it
         data = requests.read(request["num_bytes"])
         child = os.fork()
         if child == 0:
-            _answer_and_end(data, request, answers)
+            _answer_and_end(data, request, requests, answers)
         status = os.waitpid(child, 0)[1]
-        if status:  # it died before it answered
+        if status:  # it died before its last answer
             reason = "time" if os.WIFSIGNALED(status) and os.WTERMSIG(status) in _OUT_OF_TIME else "memory"
             _write(answers, _too_costly(reason))
         del data  # not held while the next request is waited for
@@ -150,26 +154,36 @@ def serve(requests: BinaryIO, answers: int) -> None:
 _OUT_OF_TIME = (signal.SIGPROF, signal.SIGALRM, signal.SIGXCPU)
 
 
-def _answer_and_end(data: bytes, request: dict[str, Any], answers: int) -> None:
+def _answer_and_end(data: bytes, request: dict[str, Any], requests: BinaryIO, answers: int) -> None:
     status = 1
     try:
-        _limit(request["seconds"], request["megabytes"] * 2**20)
-        try:
-            answer = examine(data, request["is_whole"])
-        except Refusal as refusal:
-            answer = {"code": refusal.code, "detail": str(refusal)}
-        except MemoryError:
-            answer = _too_costly("memory")
+        _limit_memory(request["megabytes"] * 2**20)
+        answer = _examine_within(request["header_seconds"], data, is_whole=False)
         _write(answers, answer)
+        if "code" not in answer:  # our caller looks at the size before it lets us decode pixels
+            is_asked = json.loads(requests.readline() or b"{}").get("go_on", False)
+            _write(answers, _examine_within(request["seconds"], data, is_whole=True) if is_asked else {})
         status = 0
     finally:
         os._exit(status)  # nothing of the helper is to be flushed or unwound by its copy
 
 
-def _limit(seconds: float, num_bytes: int) -> None:
+def _examine_within(seconds: float, data: bytes, *, is_whole: bool) -> dict[str, Any]:
     # Both signals end the process where it stands, in the midst of C code too.
     signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
+    try:
+        return examine(data, is_whole)
+    except Refusal as refusal:
+        return {"code": refusal.code, "detail": str(refusal)}
+    except MemoryError:
+        return _too_costly("memory")
+    finally:  # what comes now costs nothing, and an answer must not be followed by one that it died
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _limit_memory(num_bytes: int) -> None:
     with contextlib.suppress(ValueError, OSError):  # a system that has no such limit
         resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

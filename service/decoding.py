@@ -11,6 +11,7 @@ import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,21 +31,36 @@ class ImageFacts:
     format: str
 
 
+Check = Callable[[ImageFacts], None]
+
+
 class Helper:
     """One helper process, started when it is first asked and again when it died. For one thread at a time."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, request: dict[str, Any], data: bytes) -> dict[str, Any]:
-        """The helper's answer. Raises RuntimeError when it died twice over one file."""
+    def ask(self, request: dict[str, Any], data: bytes, check: Check) -> ImageFacts:
+        """What the file is, once `check` let its header pass and every pixel was decoded.
+
+        Raises JobError for a refusal of the helper's or of `check`, RuntimeError when it died twice over one file.
+        """
         for _ in range(2):
             with contextlib.suppress(OSError, ValueError):
-                return self._ask_once(request, data)
+                return self._ask_once(request, data, check)
             self.stop()
         raise RuntimeError("the helper that decodes uploads died twice over one file")
 
-    def _ask_once(self, request: dict[str, Any], data: bytes) -> dict[str, Any]:
+    def _ask_once(self, request: dict[str, Any], data: bytes, check: Check) -> ImageFacts:
+        header = _facts(self._say(request | {"num_bytes": len(data)}, data))
+        try:
+            check(header)
+        except BaseException:
+            self._say({"go_on": False})
+            raise
+        return _facts(self._say({"go_on": True}))
+
+    def _say(self, words: dict[str, Any], data: bytes = b"") -> dict[str, Any]:
         if self._process is None:
             self._process = subprocess.Popen(
                 # -P: the program's folder is ours and must not shadow the standard library's modules.
@@ -55,7 +71,7 @@ class Helper:
                 start_new_session=True,  # Ctrl-C is for the API, which first ends what it began
             )
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request | {"num_bytes": len(data)}).encode() + b"\n")
+        self._process.stdin.write(json.dumps(words).encode() + b"\n")
         self._process.stdin.write(data)
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())  # an empty line, of a dead helper, is no JSON
@@ -82,29 +98,39 @@ class Decoders:
         self._lock = threading.Lock()
         self._is_known_at_exit = False
 
-    def examine(self, data: bytes, *, is_whole: bool, seconds: float, megabytes: int) -> ImageFacts:
-        """What the image is; with is_whole once every pixel of it was decoded.
+    def examine(
+        self, data: bytes, check: Check, *, header_seconds: float, seconds: float, megabytes: int
+    ) -> ImageFacts:
+        """What the image is, once every pixel of it was decoded.
 
-        seconds: of processor time.  megabytes: of memory (MiB), the file included.
-        Raises JobError unsupported-format, invalid-image, animated-image, too-many-pixels or costly-image.
+        check: told what the header says, before a pixel is decoded; may raise to refuse it.
+        header_seconds, seconds: of processor time, for the header and for all of it.
+        megabytes: of memory (MiB), the file included.
+        Raises JobError unsupported-format, invalid-image, animated-image, too-many-pixels, costly-image, and what
+        `check` raises.
         """
         with self._lock:
             if not self._is_known_at_exit:
                 atexit.register(self.stop)
                 self._is_known_at_exit = True
+        request = {"header_seconds": header_seconds, "seconds": seconds, "megabytes": megabytes}
         helper = self._idle.get()
         try:
-            answer = helper.ask({"is_whole": is_whole, "seconds": seconds, "megabytes": megabytes}, data)
+            return helper.ask(request, data, check)
         finally:
             self._idle.put(helper)
-        if "code" in answer:
-            raise JobError(answer["code"], answer["detail"], field="file")
-        width, height = answer["width"], answer["height"]
-        if answer["is_on_its_side"]:
-            width, height = height, width
-        return ImageFacts(width=width, height=height, format=answer["format"])
 
     def stop(self) -> None:
         """End all helpers; the next file starts one again."""
         for helper in self._helpers:
             helper.stop()
+
+
+def _facts(answer: dict[str, Any]) -> ImageFacts:
+    """What the helper found. Raises JobError when it refused the file."""
+    if "code" in answer:
+        raise JobError(answer["code"], answer["detail"], field="file")
+    width, height = answer["width"], answer["height"]
+    if answer["is_on_its_side"]:
+        width, height = height, width
+    return ImageFacts(width=width, height=height, format=answer["format"])

@@ -9,7 +9,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from jobs import InputInfo, JobError, Settings, UpscaleRequest, find_profile
-from service.decoding import Decoders
+from service.decoding import Decoders, ImageFacts
 from service.fetching import Fetcher
 from service.problems import invalid_option
 
@@ -145,11 +145,12 @@ def screen_image(data: bytes, options: UpscaleRequest, settings: Settings) -> In
     too-many-pixels, animated-image, invalid-image, costly-image or invalid-option.
     """
     seconds, megabytes = settings.decode_seconds, settings.decode_megabytes
-    header = _DECODERS.examine(data, is_whole=False, seconds=seconds * _HEADER_SHARE, megabytes=megabytes)
-    check_sizes(options, header.width, header.height, settings)
-    facts = _DECODERS.examine(data, is_whole=True, seconds=seconds, megabytes=megabytes)
-    # A PNG may tell behind its pixels that it lies on its side.
-    check_sizes(options, facts.width, facts.height, settings)
+
+    def check(facts: ImageFacts) -> None:
+        check_sizes(options, facts.width, facts.height, settings)
+
+    facts = _DECODERS.examine(data, check, header_seconds=seconds * _HEADER_SHARE, seconds=seconds, megabytes=megabytes)
+    check(facts)  # again: a PNG may tell behind its pixels that it lies on its side
     return InputInfo(
         width=facts.width,
         height=facts.height,
