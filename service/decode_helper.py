@@ -9,9 +9,13 @@ import io
 import json
 import os
 import resource
+import select
 import signal
 import sys
+import time
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pi_heif
@@ -42,8 +46,11 @@ MODES = (
 )
 MAX_SIDE = 65_535
 EXIF_ORIENTATION, TIFF_SAMPLE_FORMAT = 0x0112, 339
-# A limit of processor time does not end a process that waits for something that never comes.
-WALL_SECONDS = 20
+# The limit of memory is that of an image of so many pixels or fewer; a larger one has more in proportion. Decoders take
+# up to 16 bytes a pixel (WebP: two canvases, a copy and Pillow's own), so no one number suits thumbnail and poster.
+LIMITED_PIXELS = 12_000_000
+# Where the system does not tell how long a process waited for a processor, it may have been that long.
+UNKNOWN_WAIT_SECONDS = 20.0
 
 
 class Refusal(Exception):
@@ -54,30 +61,40 @@ class Refusal(Exception):
         self.code = code
 
 
-def examine(data: bytes, is_whole: bool) -> dict[str, Any]:
+def examine(data: bytes, is_whole: bool, allow_pixels: Callable[[int], None]) -> dict[str, Any]:
     """Width and height as stored, format, and whether the picture lies on its side.
 
     is_whole: also decode every pixel, once and for nothing: a truncated file is told now and not by a failed job.
-    Raises Refusal.
+    allow_pixels: told how many pixels will be decoded, before they are. Raises Refusal.
     """
     with _open(data) as image:
-        if max(image.size) > MAX_SIDE:
-            raise Refusal("too-many-pixels", f"A side of the image has {max(image.size)} pixels, above {MAX_SIDE}.")
+        width, height = image.size
+        if max(width, height) > MAX_SIDE:
+            raise Refusal("too-many-pixels", f"A side of the image has {max(width, height)} pixels, above {MAX_SIDE}.")
         _refuse_animation(image)
         if is_whole:
-            try:
-                image.load()
-            except MemoryError:
-                raise
-            except Exception as error:
-                raise _damaged(error) from error
+            allow_pixels(width * height)
+            _load(image)
         _refuse_samples(image)
         return {
-            "width": image.size[0],
-            "height": image.size[1],
+            "width": width,
+            "height": height,
             "format": TOLD_AS.get(str(image.format), str(image.format).lower()),
             "is_on_its_side": _is_on_its_side(image, is_whole),
         }
+
+
+def _load(image: Image.Image) -> None:
+    try:
+        if image.format in ("JPEG", "MPO"):
+            # Every coefficient is read, so what is damaged is found, but an eighth of the rows and columns is drawn:
+            # a third of the time, and of memory what a progressive file needs for its coefficients.
+            image.draft(image.mode, (1, 1))
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _damaged(error) from error
 
 
 def _open(data: bytes) -> Image.Image:
@@ -137,25 +154,53 @@ def serve(requests: BinaryIO, answers: int) -> None:
     while line := requests.readline():
         request = json.loads(line)
         data = requests.read(request["num_bytes"])
+        alive, held_by_child = os.pipe()
         child = os.fork()
         if child == 0:
             _answer_and_end(data, request, answers)
+        os.close(held_by_child)
+        is_over = _await_end(child, alive, request["wall_seconds"])
+        os.close(alive)
+        if not is_over:
+            os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
         if status:  # it died before it answered
-            reason = "time" if os.WIFSIGNALED(status) and os.WTERMSIG(status) in _OUT_OF_TIME else "memory"
-            _write(answers, _too_costly(reason))
+            is_late = not is_over or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in _OUT_OF_TIME)
+            _write(answers, _too_costly("time" if is_late else "memory"))
         del data  # not held while the next request is waited for
 
 
-_OUT_OF_TIME = (signal.SIGPROF, signal.SIGALRM, signal.SIGXCPU)
+_OUT_OF_TIME = (signal.SIGPROF, signal.SIGXCPU)
+
+
+def _await_end(child: int, alive: int, seconds: float) -> bool:
+    """Whether the child ended within so many seconds by the clock, those not counted in which it had no processor.
+
+    A limit of processor time does not end what waits for something that never comes, and one by the clock alone would
+    refuse good photographs on a busy machine. alive: the end of a pipe whose other end the child alone holds.
+    """
+    until = time.monotonic() + seconds
+    while (left := until + _seconds_without_processor(child) - time.monotonic()) > 0:
+        if select.select([alive], [], [], left)[0]:
+            return True
+    return False
+
+
+def _seconds_without_processor(pid: int) -> float:
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return UNKNOWN_WAIT_SECONDS
 
 
 def _answer_and_end(data: bytes, request: dict[str, Any], answers: int) -> None:
     status = 1
     try:
-        _limit(request["seconds"], request["megabytes"] * 2**20)
+        num_bytes = request["megabytes"] * 2**20
+        _limit(request["seconds"], num_bytes)
         try:
-            answer = examine(data, request["is_whole"])
+            answer = examine(data, request["is_whole"], lambda pixels: _allow_pixels(pixels, num_bytes))
+            answer["seconds"] = time.process_time()
         except Refusal as refusal:
             answer = {"code": refusal.code, "detail": str(refusal)}
         except MemoryError:
@@ -167,12 +212,18 @@ def _answer_and_end(data: bytes, request: dict[str, Any], answers: int) -> None:
 
 
 def _limit(seconds: float, num_bytes: int) -> None:
-    # Both signals end the process where it stands, in the midst of C code too.
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
-    with contextlib.suppress(ValueError, OSError):  # a system that has no such limit
-        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # ends the process where it stands, in the midst of C code too
+    _limit_memory(num_bytes)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _allow_pixels(num_pixels: int, num_bytes: int) -> None:
+    _limit_memory(num_bytes * max(num_pixels, LIMITED_PIXELS) // LIMITED_PIXELS)
+
+
+def _limit_memory(num_bytes: int) -> None:
+    with contextlib.suppress(ValueError, OSError):  # a system that has no such limit
+        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 def _too_costly(what: str) -> dict[str, Any]:

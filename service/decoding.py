@@ -6,7 +6,9 @@ PNG of millions of empty chunks is parsed for ten seconds, and a thread in C cod
 
 import atexit
 import contextlib
+import dataclasses
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -23,11 +25,34 @@ _PROGRAM = Path(__file__).with_name("decode_helper.py")
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What a file says of itself. width, height: pixels, as a person sees them."""
+    """What a file says of itself. width, height: pixels, as a person sees them. seconds: of processor time it cost."""
 
     width: int
     height: int
     format: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one look at a file may cost.
+
+    seconds: of processor time.  wall_seconds: by the clock, while the decoder has a processor.
+    megabytes: of memory (MiB), the file included, up to decode_helper.LIMITED_PIXELS; in proportion beyond.
+    """
+
+    seconds: float
+    wall_seconds: float
+    megabytes: int
+
+    def of_header(self) -> "Limits":
+        """Those of a look at the header alone, a fifth of the time: it costs a photograph a millisecond."""
+        return dataclasses.replace(self, seconds=self.seconds / 5, wall_seconds=self.wall_seconds / 5)
+
+    def without(self, seconds: float) -> "Limits":
+        """What is left of the time after so many seconds."""
+        rest = max(0.01, self.seconds - seconds)  # none would be no limit
+        return dataclasses.replace(self, seconds=rest, wall_seconds=max(rest, self.wall_seconds - seconds))
 
 
 class Helper:
@@ -52,6 +77,8 @@ class Helper:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # libtiff comments on every damaged file
+                # Else glibc keeps the room of a large file for the next, and each fork begins with it.
+                env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)},
                 start_new_session=True,  # Ctrl-C is for the API, which first ends what it began
             )
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -82,10 +109,9 @@ class Decoders:
         self._lock = threading.Lock()
         self._is_known_at_exit = False
 
-    def examine(self, data: bytes, *, is_whole: bool, seconds: float, megabytes: int) -> ImageFacts:
+    def examine(self, data: bytes, limits: Limits, *, is_whole: bool) -> ImageFacts:
         """What the image is; with is_whole once every pixel of it was decoded.
 
-        seconds: of processor time.  megabytes: of memory (MiB), the file included.
         Raises JobError unsupported-format, invalid-image, animated-image, too-many-pixels or costly-image.
         """
         with self._lock:
@@ -94,7 +120,7 @@ class Decoders:
                 self._is_known_at_exit = True
         helper = self._idle.get()
         try:
-            answer = helper.ask({"is_whole": is_whole, "seconds": seconds, "megabytes": megabytes}, data)
+            answer = helper.ask({"is_whole": is_whole, **dataclasses.asdict(limits)}, data)
         finally:
             self._idle.put(helper)
         if "code" in answer:
@@ -102,7 +128,7 @@ class Decoders:
         width, height = answer["width"], answer["height"]
         if answer["is_on_its_side"]:
             width, height = height, width
-        return ImageFacts(width=width, height=height, format=answer["format"])
+        return ImageFacts(width=width, height=height, format=answer["format"], seconds=answer["seconds"])
 
     def stop(self) -> None:
         """End all helpers; the next file starts one again."""

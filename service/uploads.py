@@ -9,14 +9,12 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from jobs import InputInfo, JobError, Settings, UpscaleRequest, find_profile
-from service.decoding import Decoders
+from service.decoding import Decoders, Limits
 from service.fetching import Fetcher
 from service.problems import invalid_option
 
 MAX_FIELD_BYTES = 64 * 1024
 MAX_FIELDS = 40
-# The header costs a photograph a millisecond; a file that needs more of the time is made to cost.
-_HEADER_SHARE = 0.2
 _DECODERS = Decoders()  # starts nothing before the first upload
 
 
@@ -144,10 +142,10 @@ def screen_image(data: bytes, options: UpscaleRequest, settings: Settings) -> In
     Pixels are counted from the header, before one of them is decoded. Raises JobError unsupported-format,
     too-many-pixels, animated-image, invalid-image, costly-image or invalid-option.
     """
-    seconds, megabytes = settings.decode_seconds, settings.decode_megabytes
-    header = _DECODERS.examine(data, is_whole=False, seconds=seconds * _HEADER_SHARE, megabytes=megabytes)
+    limits = Limits(settings.decode_seconds, settings.decode_wall_seconds, settings.decode_megabytes)
+    header = _DECODERS.examine(data, limits.of_header(), is_whole=False)
     check_sizes(options, header.width, header.height, settings)
-    facts = _DECODERS.examine(data, is_whole=True, seconds=seconds, megabytes=megabytes)
+    facts = _DECODERS.examine(data, limits.without(header.seconds), is_whole=True)
     # A PNG may tell behind its pixels that it lies on its side.
     check_sizes(options, facts.width, facts.height, settings)
     return InputInfo(
