@@ -83,9 +83,9 @@ def api(redis_server: RedisServer, tmp_path: Path) -> Iterator[schemathesis.Base
         case: schemathesis.Case,
         response: schemathesis.Response,
     ) -> bool:
-        # The check `use_after_free` takes every 2xx of a DELETE for a deletion and has no setting to say which. Here 202
-        # is a cancel that was accepted: the job is still there, and tells how it ends, as the document says. After a 204
-        # it stands, and `GoneAfterDelete` looks for the same over the whole run instead of one sequence of requests.
+        # The check `use_after_free` takes every 2xx of a DELETE for a deletion and has no setting to say which. 202 is
+        # a cancel that was accepted: the job is still there, and tells how it ends, as the document says. After a 204
+        # the check stands, and `GoneAfterDelete` looks for the same over the whole run, not over one sequence alone.
         is_cancel = (
             isinstance(failure, UseAfterFree) and failure.free.removeprefix("DELETE ") not in GoneAfterDelete.deleted
         )
