@@ -8,17 +8,20 @@ Neighbours on the same cores or GPU can triple a time: what counts is the ratio 
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from models.denoising.config import DenoiserConfig
+from models.denoising.linear import has_onednn
 from models.denoising.stock import stock_transformer
 from models.denoising.transformer import DiffusionTransformer
 
@@ -48,6 +51,16 @@ class Timing:
     median: float
     least: float
     tflop: float
+
+
+def flop_counter() -> FlopCounterMode:
+    """torch's counter, with what it has no formula for: attention on a CPU, and oneDNN's products."""
+    formulas: dict[Any, Callable[..., int]] = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
+    }
+    if has_onednn(torch.float32):
+        formulas[torch.ops.mkldnn._linear_pointwise] = lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0]
+    return FlopCounterMode(display=False, custom_mapping=formulas)
 
 
 def make_inputs(
@@ -106,7 +119,7 @@ def measure(passes: dict[str, Callable[[], object]], rounds: int, device: torch.
     """Runs all passes in turn, `rounds` times, after one that is not counted."""
     tflop = {}
     for name, run in passes.items():
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             run()
         tflop[name] = counter.get_total_flops() / 1e12
     seconds: dict[str, list[float]] = {name: [] for name in passes}

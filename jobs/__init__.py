@@ -4,6 +4,7 @@ from jobs.access import ApiKey, KeyStore
 from jobs.batches import Batch, BatchStore
 from jobs.blobs import BlobStore, input_key, map_key, preview_key, result_key
 from jobs.connection import REDIS_AWAY, RedisClient, connect, connect_async
+from jobs.ends import JobEnds
 from jobs.errors import ERROR_KINDS, PROBLEM_TYPE_PREFIX, JobError
 from jobs.estimate import Work, plan_work
 from jobs.heartbeat import HeartbeatRegistry, WorkerHeartbeat
@@ -48,6 +49,7 @@ __all__ = [
     "ErrorInfo",
     "HeartbeatRegistry",
     "InputInfo",
+    "JobEnds",
     "JobError",
     "JobOutcome",
     "JobPolls",

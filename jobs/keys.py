@@ -14,6 +14,7 @@ REAPER_LOCK = "m3esr:reaper"  # STRING with the one reaper at work
 OUTBOX = "m3esr:webhooks"  # ZSET id of a job whose webhook is to be sent by the time of its next try, as above
 DEAD_WEBHOOKS = "m3esr:webhooks:dead"  # ZSET id of a job whose webhook was given up by the time of that
 WEBHOOK_DELIVERIES = "m3esr:webhooks:deliveries"  # HASH outcome -> tries that came out so
+ENDED = "m3esr:ended"  # channel that tells the id of each job as it ends
 WORKERS = "m3esr:workers"  # ZSET worker id by the time its heartbeat runs out
 API_KEYS = "m3esr:api-keys"  # ZSET id of an API key, revoked ones too, by the time it was made
 LINE = "m3esr:line"  # prefix of the lines, see line_key

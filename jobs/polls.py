@@ -1,9 +1,13 @@
 """One question to Redis for one poll: the caller's key and the job, in a single awaited round trip."""
 
+import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
+
+from redis.exceptions import NoScriptError
 
 from jobs import keys
 from jobs.connection import RedisClient
@@ -30,6 +34,7 @@ return cjson.encode({{redis.call('EXISTS', KEYS[2]), redis.call('HGETALL', KEYS[
                      is_known and {{}} or redis.call('HGETALL', KEYS[1]), is_known, position}})
 """
 )
+_POLL_SHA = hashlib.sha1(_POLL.encode()).hexdigest()  # the name that Redis gives it
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,6 @@ class JobPolls:
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
-        self._poll = redis.register_script(_POLL)
         self._kept: OrderedDict[str, JobRecord] = OrderedDict()
 
     async def ask(self, job_id: str, key_id: str | None) -> PollAnswer:
@@ -61,14 +65,19 @@ class JobPolls:
         # What cannot be an id must not become a name in Redis: an empty one is never a job's.
         job_key = keys.job_key(job_id if keys.is_job_id(job_id) else "")
         known = self._kept.get(job_id)
-        answer = await self._poll(
-            keys=[job_key, keys.API_KEYS, keys.api_key_key(key_id or "")],
-            args=[job_id, *((known.sequence, known.version) if known else ("", ""))],
-        )
+        places = (job_key, keys.API_KEYS, keys.api_key_key(key_id or ""))
+        answer = await self._run(*places, job_id, *((known.sequence, known.version) if known else ("", "")))
         has_keys, key, fields, is_known, position = json.loads(answer)
         record = known if is_known else read_record(_pairs(fields)) if fields else None
         self._keep(job_id, record)
         return PollAnswer(bool(has_keys), _pairs(key), record, None if position < 0 else position)
+
+    async def _run(self, *keys_and_args: str | int) -> bytes:
+        # What redis-py's own Script does, without what that looks up anew for each call.
+        try:
+            return cast(bytes, await self._redis.execute_command("EVALSHA", _POLL_SHA, 3, *keys_and_args))
+        except NoScriptError:  # the first poll, or the first after Redis was started again
+            return cast(bytes, await self._redis.execute_command("EVAL", _POLL, 3, *keys_and_args))
 
     async def close(self) -> None:
         """Give the connections back."""

@@ -3,10 +3,16 @@
 A webhook's hash holds its claim: whoever took the entry last. A deliverer that lost its claim changes nothing.
 """
 
-# A function for the scripts of jobs.scripts that end a job. The job's own options say whether and of what to tell;
-# a final job never ends again before it is replayed, which drops its entry: there is one for each job at most.
-TELL = """
+from jobs import keys
+
+# A function for the scripts of jobs.scripts that end a job: those who wait for it are woken (`jobs.ends`; a user who
+# may not publish ends jobs all the same), and its webhook is made. The job's own options say whether and of what to
+# tell; a final job never ends again before it is replayed, which drops its entry: there is one for each job at most.
+TELL = (
+    f"local ended = '{keys.ENDED}'"
+    + """
 local function tell(job, webhook, outbox, id, event, status, now, kept_until)
+  redis.pcall('PUBLISH', ended, id)
   local options = cjson.decode(redis.call('HGET', job, 'base')).options
   if not options or type(options.webhook_url) ~= 'string' then return end
   local is_asked = type(options.webhook_events) ~= 'table'
@@ -20,6 +26,7 @@ local function tell(job, webhook, outbox, id, event, status, now, kept_until)
   redis.call('ZADD', outbox, now, id)
 end
 """
+)
 
 # KEYS webhook, outbox. ARGV id, now, claimed_until, claim. -> the fields of the hash; none when it is not due
 # The time of an entry that is claimed is the end of its claim: a deliverer that died gives it back so.

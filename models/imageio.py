@@ -25,7 +25,9 @@ BITS_PER_SAMPLE, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 338, 339 
 GRAY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 OUTPUT_FORMATS = ("png", "jpeg", "webp", "avif", "tiff")
 DEEP_FORMATS = ("png", "tiff")  # those that can carry 16 bits
-PNG_LEVEL = 4  # of zlib: a third of the time of 6, for 4 % more bytes
+# Of zlib, by OpenCV: half of Pillow's time at the same level; photographs become 2 % smaller, results up to 7 % larger.
+PNG_LEVEL = 4
+DEEP_PNG_LEVEL = 6  # for 16 bits
 DEFAULT_QUALITY = {"jpeg": 95, "webp": 90, "avif": 80}
 MAX_JPEG_EXIF_BYTES = 65533  # one JPEG segment
 pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
@@ -293,15 +295,15 @@ def quantise(
 
 def encode_png(samples: np.ndarray) -> bytes:
     """A bare PNG of (H, W, C) samples."""
-    if samples.dtype == np.uint8:
+    num_channels = samples.shape[2]
+    if num_channels == 2:  # gray with alpha, which OpenCV does not know
         output = io.BytesIO()
-        Image.fromarray(samples.squeeze(2) if samples.shape[2] == 1 else samples).save(
-            output, "PNG", compress_level=PNG_LEVEL
-        )
+        Image.fromarray(samples).save(output, "PNG", compress_level=PNG_LEVEL)
         return output.getvalue()
-    if samples.shape[2] >= 3:  # OpenCV's order is BGR(A)
-        samples = samples[..., [2, 1, 0, 3][: samples.shape[2]]]
-    is_written, data = cv2.imencode(".png", np.ascontiguousarray(samples), [cv2.IMWRITE_PNG_COMPRESSION, 6])
+    if num_channels >= 3:  # OpenCV's order is BGR(A)
+        samples = samples[..., [2, 1, 0, 3][:num_channels]]
+    level = PNG_LEVEL if samples.dtype == np.uint8 else DEEP_PNG_LEVEL
+    is_written, data = cv2.imencode(".png", np.ascontiguousarray(samples), [cv2.IMWRITE_PNG_COMPRESSION, level])
     if not is_written:
         raise OSError("OpenCV refused it")
     return data.tobytes()

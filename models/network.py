@@ -19,7 +19,7 @@ from models.modalities.perception import PerceptionNet
 from models.modalities.rendering import render_depth, render_segmentation
 from models.modalities.text import TextEncoder
 from models.precision import REDUCED, reduce_weights
-from models.routing.coarse import CoarseNetwork, upscale
+from models.routing.coarse import MARGIN, CoarseNetwork, upscale
 from models.routing.router import UncertaintyRouter
 from models.routing.uncertainty import estimate_uncertainty
 
@@ -64,9 +64,12 @@ class M3ESR(nn.Module):
         is_reduced = self.compute_dtype != torch.float32
         return torch.autocast(self.codec.basis.device.type, self.compute_dtype if is_reduced else None, is_reduced)
 
-    def estimate(self, lr_image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Up-Scale(x), the coarse SR image (both (B, 3, 4H, 4W)) and U(x) (B, 1, H/4, W/4) of Eq. 13."""
-        upscaled, coarse_sr = upscale(lr_image, SCALE), self.coarse(lr_image).clamp(0, 1)
+    def estimate(self, lr_image: Tensor, margin: int = MARGIN) -> tuple[Tensor, Tensor, Tensor]:
+        """Up-Scale(x), the coarse SR image (both (B, 3, 4H, 4W)) and U(x) (B, 1, H/4, W/4) of Eq. 13.
+
+        `margin`: see `CoarseNetwork.forward`.
+        """
+        upscaled, coarse_sr = upscale(lr_image, SCALE), self.coarse(lr_image, margin).clamp(0, 1)
         return upscaled, coarse_sr, estimate_uncertainty(coarse_sr, upscaled)
 
     def latents(self, upscaled: Tensor, coarse_sr: Tensor) -> tuple[Tensor, Tensor]:

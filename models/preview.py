@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -37,7 +38,10 @@ class PreviewCanvas:
         shrink = min(1.0, MAX_PREVIEW_SIDE / max(size))
         height, width = (max(1, round(side * shrink)) for side in reversed(size))
         self.lr_size = lr_image.shape[-2:]
-        self.canvas = resize(lr_image, (height, width)).clamp(0, 1)[0].cpu()
+        if num_regions == 1:  # which will fill all of it
+            self.canvas = torch.zeros(3, height, width)
+        else:
+            self.canvas = resize(lr_image, (height, width)).clamp(0, 1)[0].cpu()
         self.is_grey = bool((lr_image[:, :1] == lr_image).all())
         self.num_regions, self.num_added, self.on_preview = num_regions, 0, on_preview
 

@@ -1,5 +1,6 @@
 """Who calls: the API key of a request, and whether this server answers callers without one."""
 
+import functools
 import ipaddress
 import time
 from typing import Annotated
@@ -84,6 +85,7 @@ def is_open_to_anonymous(settings: Settings) -> bool:
     return settings.allow_anonymous or is_loopback(settings.host)
 
 
+@functools.cache  # asked for every request, of one address
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches `host`; a name other than localhost counts as open."""
     try:

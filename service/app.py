@@ -13,6 +13,7 @@ from jobs import (
     BatchStore,
     BlobStore,
     HeartbeatRegistry,
+    JobEnds,
     JobPolls,
     JobQueue,
     JobStore,
@@ -32,6 +33,7 @@ from service.polled import PolledJobs
 from service.problems import Problem, install_problems, problem_responses
 from service.routes import batches, estimate, events, files, health, jobs, pages, profiles, upscale, webhooks
 from service.shell import Shell
+from service.shortcut import PollShortcut
 from service.sweeper import sweep_for_ever
 from service.throttle import Throttle
 from service.webhooks import Deliverer, webhook_guard
@@ -55,7 +57,10 @@ def create_app(settings: Settings, redis: RedisClient | None = None, blobs: Blob
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        beside = [asyncio.create_task(sweep_for_ever(context.store, context.blobs))]
+        beside = [
+            asyncio.create_task(sweep_for_ever(context.store, context.blobs)),
+            asyncio.create_task(context.ends.listen()),
+        ]
         if keys := settings.webhook_keys:  # a guard of its own: lookups for requests do not hold deliveries back
             beside.append(asyncio.create_task(Deliverer(context.outbox, keys, webhook_guard(settings)).run()))
         yield
@@ -74,6 +79,7 @@ def create_app(settings: Settings, redis: RedisClient | None = None, blobs: Blob
         else:
             app.include_router(module.router, dependencies=[Depends(identify)], responses=problem_responses(401))
     install_problems(app)
+    app.add_middleware(PollShortcut)
     app.add_middleware(Shell, max_body_bytes=settings.max_upload_bytes, metrics=context.metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
@@ -82,14 +88,15 @@ def create_app(settings: Settings, redis: RedisClient | None = None, blobs: Blob
 def _assemble(settings: Settings, redis: RedisClient, blobs: BlobStore) -> Context:
     store, heartbeats, metrics = JobStore(redis), HeartbeatRegistry(redis), ServiceMetrics()
     queue = JobQueue(redis, job_timeout_seconds=settings.job_timeout_seconds)
-    outbox = Outbox(redis)
+    outbox, awaited = Outbox(redis), connect_async(settings.redis_url)
     metrics.registry.register(QueueCollector(store, queue, heartbeats, settings.profiles))
     metrics.registry.register(WebhookCollector(outbox))
     return Context(
         settings=settings,
         redis=redis,
         store=store,
-        polls=JobPolls(connect_async(settings.redis_url)),
+        polls=JobPolls(awaited),
+        ends=JobEnds(awaited),
         batches=BatchStore(redis),
         queue=queue,
         paces=Paces(queue, heartbeats),

@@ -9,6 +9,7 @@ from jobs import (
     BatchStore,
     BlobStore,
     HeartbeatRegistry,
+    JobEnds,
     JobPolls,
     JobQueue,
     JobStore,
@@ -32,6 +33,7 @@ class Context:
     redis: RedisClient
     store: JobStore
     polls: JobPolls
+    ends: JobEnds
     batches: BatchStore
     queue: JobQueue
     paces: Paces

@@ -1,7 +1,9 @@
 """The helper process that opens uploads: a program of its own that imports nothing of ours, run by service.decoding.
 
-Requests come in on stdin, a line of JSON with the bytes behind it; answers leave on stdout, a line of JSON each. Every
-request is served by a fork with limits of its own, so that one upload can neither starve, crash nor see the next.
+Requests come in on stdin, a line of JSON with the bytes behind it; answers leave on stdout, a line of JSON each: first
+what the header says, and once a line `{"go_on": true}` came in, what the whole picture is (after false: nothing in
+it). A refusal is the last answer. Every request is served by a fork with limits of its own, so that one upload can
+neither starve, crash nor see the next.
 """
 
 import contextlib
@@ -51,6 +53,7 @@ EXIF_ORIENTATION, TIFF_SAMPLE_FORMAT = 0x0112, 339
 LIMITED_PIXELS = 12_000_000
 # Where the system does not tell how long a process waited for a processor, it may have been that long.
 UNKNOWN_WAIT_SECONDS = 20.0
+MAX_ANSWER_BYTES = 4000  # below PIPE_BUF: such a line is written whole or not at all
 
 
 class Refusal(Exception):
@@ -154,67 +157,111 @@ def serve(requests: BinaryIO, answers: int) -> None:
     while line := requests.readline():
         request = json.loads(line)
         data = requests.read(request["num_bytes"])
-        alive, held_by_child = os.pipe()
-        child = os.fork()
-        if child == 0:
-            _answer_and_end(data, request, answers)
-        os.close(held_by_child)
-        is_over = _await_end(child, alive, request["wall_seconds"])
-        os.close(alive)
-        if not is_over:
-            os.kill(child, signal.SIGKILL)
-        status = os.waitpid(child, 0)[1]
-        if status:  # it died before it answered
-            is_late = not is_over or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in _OUT_OF_TIME)
-            _write(answers, _too_costly("time" if is_late else "memory"))
-        del data  # not held while the next request is waited for
+        look = Look(data, request)
+        try:
+            header = look.next_answer()
+            _write(answers, header)
+            if "code" not in header:  # our caller looks at the size before it lets us decode pixels
+                is_asked = json.loads(requests.readline() or b"{}").get("go_on", False)
+                _write(answers, look.next_answer() if is_asked else {})
+        finally:
+            look.end()
+        del data, look  # not held while the next request is waited for
 
 
-_OUT_OF_TIME = (signal.SIGPROF, signal.SIGXCPU)
+class Look:
+    """A fork of this process that looks at one file: at its header, and when asked for the next answer at its pixels.
 
-
-def _await_end(child: int, alive: int, seconds: float) -> bool:
-    """Whether the child ended within so many seconds by the clock, those not counted in which it had no processor.
-
-    A limit of processor time does not end what waits for something that never comes, and one by the clock alone would
-    refuse good photographs on a busy machine. alive: the end of a pipe whose other end the child alone holds.
+    It may take so long by the clock while its answers are waited for, not counting the time in which the system denied
+    it a processor: a limit of processor time does not end what waits for something that never comes, and one by the
+    clock alone would refuse good photographs on a busy machine.
     """
-    until = time.monotonic() + seconds
-    while (left := until + _seconds_without_processor(child) - time.monotonic()) > 0:
-        if select.select([alive], [], [], left)[0]:
-            return True
-    return False
+
+    def __init__(self, data: bytes, request: dict[str, Any]) -> None:
+        self._seconds_left = float(request["wall_seconds"])
+        told, self._tell = os.pipe()
+        self._answers, answers = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._tell)  # so that it hears when this process ends
+            _look_and_end(data, request, told, answers)
+        os.close(told)
+        os.close(answers)
+
+    def next_answer(self) -> dict[str, Any]:
+        """What the header says, then what the whole picture is; a refusal, also in place of a fork that died."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._tell, b"\n")
+        if not self._await():
+            os.kill(self._pid, signal.SIGKILL)
+            return _too_costly("time")
+        if line := os.read(self._answers, MAX_ANSWER_BYTES):
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        status = os.waitstatus_to_exitcode(self._reap())
+        return _too_costly("time" if -status in (signal.SIGPROF, signal.SIGXCPU) else "memory")
+
+    def _await(self) -> bool:
+        """Whether an answer came, or the end of the fork, before its time was over."""
+        started, delay = time.monotonic(), _seconds_without_processor(self._pid)
+        while (left := self._seconds_left - (time.monotonic() - started) + self._delay_since(delay)) > 0:
+            if select.select([self._answers], [], [], left)[0]:
+                self._seconds_left = left
+                return True
+        return False
+
+    def _delay_since(self, seconds: float | None) -> float:
+        now = _seconds_without_processor(self._pid)
+        return UNKNOWN_WAIT_SECONDS if now is None or seconds is None else now - seconds
+
+    def _reap(self) -> int:
+        pid, self._pid = self._pid, 0
+        return os.waitpid(pid, 0)[1]
+
+    def end(self) -> None:
+        """Leave nothing of it."""
+        os.close(self._tell)
+        os.close(self._answers)
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            self._reap()
 
 
-def _seconds_without_processor(pid: int) -> float:
+def _seconds_without_processor(pid: int) -> float | None:
+    """For how long the process was ready to run and could not, since it began; None where the system does not tell."""
     try:
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
     except (OSError, IndexError):
-        return UNKNOWN_WAIT_SECONDS
+        return None
 
 
-def _answer_and_end(data: bytes, request: dict[str, Any], answers: int) -> None:
+def _look_and_end(data: bytes, request: dict[str, Any], told: int, answers: int) -> None:
     status = 1
     try:
         num_bytes = request["megabytes"] * 2**20
-        _limit(request["seconds"], num_bytes)
-        try:
-            answer = examine(data, request["is_whole"], lambda pixels: _allow_pixels(pixels, num_bytes))
-            answer["seconds"] = time.process_time()
-        except Refusal as refusal:
-            answer = {"code": refusal.code, "detail": str(refusal)}
-        except MemoryError:
-            answer = _too_costly("memory")
-        _write(answers, answer)
+        _limit_memory(num_bytes)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        for is_whole in (False, True):
+            if not os.read(told, 1):
+                break
+            seconds = request["seconds"] - time.process_time() if is_whole else request["header_seconds"]
+            answer = _examine_within(max(seconds, 0.01), num_bytes, data, is_whole)  # 0 would be no limit
+            _write(answers, answer)
         status = 0
     finally:
         os._exit(status)  # nothing of the helper is to be flushed or unwound by its copy
 
 
-def _limit(seconds: float, num_bytes: int) -> None:
+def _examine_within(seconds: float, num_bytes: int, data: bytes, is_whole: bool) -> dict[str, Any]:
     signal.setitimer(signal.ITIMER_PROF, seconds)  # ends the process where it stands, in the midst of C code too
-    _limit_memory(num_bytes)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        return examine(data, is_whole, lambda num_pixels: _allow_pixels(num_pixels, num_bytes))
+    except Refusal as refusal:
+        return {"code": refusal.code, "detail": str(refusal)}
+    except MemoryError:
+        return _too_costly("memory")
+    finally:  # what comes now costs nothing
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _allow_pixels(num_pixels: int, num_bytes: int) -> None:
@@ -231,7 +278,7 @@ def _too_costly(what: str) -> dict[str, Any]:
 
 
 def _write(answers: int, answer: dict[str, Any]) -> None:
-    os.write(answers, json.dumps(answer)[:4000].encode() + b"\n")  # below PIPE_BUF: whole or not at all
+    os.write(answers, json.dumps(answer)[: MAX_ANSWER_BYTES - 1].encode() + b"\n")
 
 
 def main() -> None:

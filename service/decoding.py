@@ -13,6 +13,7 @@ import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,34 +26,29 @@ _PROGRAM = Path(__file__).with_name("decode_helper.py")
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What a file says of itself. width, height: pixels, as a person sees them. seconds: of processor time it cost."""
+    """What a file says of itself. width, height: pixels, as a person sees them."""
 
     width: int
     height: int
     format: str
-    seconds: float
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one look at a file may cost.
+    """What opening one file may cost.
 
-    seconds: of processor time.  wall_seconds: by the clock, while the decoder has a processor.
+    header_seconds, seconds: of processor time, for the header and for all of it.
+    wall_seconds: for all of it by the clock, while the decoder has a processor.
     megabytes: of memory (MiB), the file included, up to decode_helper.LIMITED_PIXELS; in proportion beyond.
     """
 
+    header_seconds: float
     seconds: float
     wall_seconds: float
     megabytes: int
 
-    def of_header(self) -> "Limits":
-        """Those of a look at the header alone, a fifth of the time: it costs a photograph a millisecond."""
-        return dataclasses.replace(self, seconds=self.seconds / 5, wall_seconds=self.wall_seconds / 5)
 
-    def without(self, seconds: float) -> "Limits":
-        """What is left of the time after so many seconds."""
-        rest = max(0.01, self.seconds - seconds)  # none would be no limit
-        return dataclasses.replace(self, seconds=rest, wall_seconds=max(rest, self.wall_seconds - seconds))
+Check = Callable[[ImageFacts], None]
 
 
 class Helper:
@@ -61,15 +57,27 @@ class Helper:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, request: dict[str, Any], data: bytes) -> dict[str, Any]:
-        """The helper's answer. Raises RuntimeError when it died twice over one file."""
+    def ask(self, request: dict[str, Any], data: bytes, check: Check) -> ImageFacts:
+        """What the file is, once `check` let its header pass and every pixel was decoded.
+
+        Raises JobError for a refusal of the helper's or of `check`, RuntimeError when it died twice over one file.
+        """
         for _ in range(2):
             with contextlib.suppress(OSError, ValueError):
-                return self._ask_once(request, data)
+                return self._ask_once(request, data, check)
             self.stop()
         raise RuntimeError("the helper that decodes uploads died twice over one file")
 
-    def _ask_once(self, request: dict[str, Any], data: bytes) -> dict[str, Any]:
+    def _ask_once(self, request: dict[str, Any], data: bytes, check: Check) -> ImageFacts:
+        header = _facts(self._say(request | {"num_bytes": len(data)}, data))
+        try:
+            check(header)
+        except BaseException:
+            self._say({"go_on": False})
+            raise
+        return _facts(self._say({"go_on": True}))
+
+    def _say(self, words: dict[str, Any], data: bytes = b"") -> dict[str, Any]:
         if self._process is None:
             self._process = subprocess.Popen(
                 # -P: the program's folder is ours and must not shadow the standard library's modules.
@@ -82,7 +90,7 @@ class Helper:
                 start_new_session=True,  # Ctrl-C is for the API, which first ends what it began
             )
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request | {"num_bytes": len(data)}).encode() + b"\n")
+        self._process.stdin.write(json.dumps(words).encode() + b"\n")
         self._process.stdin.write(data)
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())  # an empty line, of a dead helper, is no JSON
@@ -109,10 +117,12 @@ class Decoders:
         self._lock = threading.Lock()
         self._is_known_at_exit = False
 
-    def examine(self, data: bytes, limits: Limits, *, is_whole: bool) -> ImageFacts:
-        """What the image is; with is_whole once every pixel of it was decoded.
+    def examine(self, data: bytes, check: Check, limits: Limits) -> ImageFacts:
+        """What the image is, once every pixel of it was decoded.
 
-        Raises JobError unsupported-format, invalid-image, animated-image, too-many-pixels or costly-image.
+        check: told what the header says, before a pixel is decoded; may raise to refuse it.
+        Raises JobError unsupported-format, invalid-image, animated-image, too-many-pixels, costly-image, and what
+        `check` raises.
         """
         with self._lock:
             if not self._is_known_at_exit:
@@ -120,17 +130,21 @@ class Decoders:
                 self._is_known_at_exit = True
         helper = self._idle.get()
         try:
-            answer = helper.ask({"is_whole": is_whole, **dataclasses.asdict(limits)}, data)
+            return helper.ask(dataclasses.asdict(limits), data, check)
         finally:
             self._idle.put(helper)
-        if "code" in answer:
-            raise JobError(answer["code"], answer["detail"], field="file")
-        width, height = answer["width"], answer["height"]
-        if answer["is_on_its_side"]:
-            width, height = height, width
-        return ImageFacts(width=width, height=height, format=answer["format"], seconds=answer["seconds"])
 
     def stop(self) -> None:
         """End all helpers; the next file starts one again."""
         for helper in self._helpers:
             helper.stop()
+
+
+def _facts(answer: dict[str, Any]) -> ImageFacts:
+    """What the helper found. Raises JobError when it refused the file."""
+    if "code" in answer:
+        raise JobError(answer["code"], answer["detail"], field="file")
+    width, height = answer["width"], answer["height"]
+    if answer["is_on_its_side"]:
+        width, height = height, width
+    return ImageFacts(width=width, height=height, format=answer["format"])

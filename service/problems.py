@@ -1,6 +1,6 @@
 """Errors as RFC 9457 problem details: one shape for every answer that is not a success."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 import structlog
@@ -114,10 +114,23 @@ async def _on_redis_away(request: Request, error: Exception) -> JSONResponse:
     return problem_response(request, away)
 
 
+_ANSWERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[JSONResponse]]] = {
+    JobError: _on_job_error,
+    HTTPException: _on_http_error,
+    RequestValidationError: _on_invalid_request,
+    **dict.fromkeys((*REDIS_AWAY, ResponseError), _on_redis_away),
+}
+
+
 def install_problems(app: FastAPI) -> None:
     """Answer every error of `app` as a problem; what nothing here knows is left to service.shell."""
-    app.add_exception_handler(JobError, _on_job_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid_request)
-    for kind in (*REDIS_AWAY, ResponseError):
-        app.add_exception_handler(kind, _on_redis_away)
+    for kind, answer in _ANSWERS.items():
+        app.add_exception_handler(kind, answer)
+
+
+async def answer_error(request: Request, error: Exception) -> JSONResponse:
+    """What `install_problems` has the app answer, for those who call an endpoint without it. Raises what it is not."""
+    for kind in type(error).__mro__:
+        if kind in _ANSWERS:
+            return await _ANSWERS[kind](request, error)
+    raise error

@@ -3,17 +3,17 @@
 import re
 import secrets
 import time
+from collections.abc import Mapping
 
 import structlog
 from fastapi import Request
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jobs import JobError
 from service.metrics import ServiceMetrics
 from service.problems import problem_response
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _QUIET_ROUTES = ("/livez", "/readyz", "/metrics")  # asked every few seconds, of no interest in a log
 
 SECURITY_HEADERS = {
@@ -27,7 +27,13 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+
+
+def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
+_RAW_HEADERS = _raw(SECURITY_HEADERS)
 
 
 class Shell:
@@ -44,26 +50,33 @@ class Shell:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        headers = Headers(scope=scope)
-        given_id = headers.get("x-request-id", "")
-        scope["request_id"] = given_id if _REQUEST_ID.fullmatch(given_id) else secrets.token_hex(8)
+        given_id = declared = b""
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                given_id = value
+            elif name == b"content-length":
+                declared = value
+        request_id = given_id.decode() if _REQUEST_ID.fullmatch(given_id) else secrets.token_hex(8)
+        scope["request_id"] = request_id
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=scope["request_id"])
+        structlog.contextvars.bind_contextvars(request_id=request_id)
         status = 0
 
         async def send_dressed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                dressed = MutableHeaders(scope=message)
-                dressed["X-Request-Id"] = scope["request_id"]
-                dressed.update(scope.get("answer_headers", {}))  # of a route, for its refusals too
-                present = {name for name, _ in dressed.raw}
-                dressed.raw.extend(header for header in _RAW_HEADERS if header[0] not in present)
+                own = message.get("headers", ())
+                present = {name for name, _ in own}
+                message["headers"] = [
+                    *own,
+                    (b"x-request-id", request_id.encode()),
+                    *_raw(scope.get("answer_headers", {})),  # of a route, for its refusals too
+                    *(header for header in _RAW_HEADERS if header[0] not in present),
+                ]
             await send(message)
 
         try:
-            declared = headers.get("content-length", "")
             if declared.isdigit() and int(declared) > self._max_body_bytes:
                 response = problem_response(Request(scope), self._too_large(), {"Connection": "close"})
                 await response(scope, receive, send_dressed)

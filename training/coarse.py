@@ -19,7 +19,7 @@ from training.pairs import PairDataset
 from training.validation import Validation
 from training.widening import widen
 
-COARSE = CoarseConfig(widths=(48, 96, 192), num_blocks=(2, 2, 4))
+COARSE = CoarseConfig(widths=(48, 96, 192), num_blocks=(2, 2, 4), has_consistency=True)
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def make_step(args: argparse.Namespace, judge: ImageLosses) -> Callable[[nn.Modu
         lr_image, hr_image = dataset.sample_batch(rng, args.batch_size, args.lr_crop)
         lr_image, hr_image = (x.contiguous(memory_format=torch.channels_last) for x in (lr_image, hr_image))
         with half_precision():
-            sr_image = network(lr_image)
+            sr_image = network(lr_image, margin=0)
         return judge(sr_image.float(), hr_image, upscale(lr_image, network.config.scale))
 
     return step

@@ -199,8 +199,8 @@ class GuidedStage:
     def see(self, batch: GuidedBatch) -> Seen:
         """Everything that the frozen parts make of a batch, margins cut but for the router's."""
         network, codec = self.network, self.network.codec
-        with half_precision():
-            upscaled, coarse_sr, uncertainty_map = network.estimate(batch.lr_image)
+        with half_precision():  # the batch brings its own margin
+            upscaled, coarse_sr, uncertainty_map = network.estimate(batch.lr_image, margin=0)
         lr_latent, start = network.latents(upscaled, coarse_sr)
         clean = codec.to_residual(codec.encode(batch.hr_image), codec.encode(upscaled))
         modalities = {

@@ -37,6 +37,9 @@ class ImageLossWeights:
 TERMS = {"edge": edge_loss, "grid": grid_loss, "pattern": pattern_loss, "structure": structure_loss}
 
 
+ADVERSARY_SIDE = 128  # px of the crop that the adversary sees: it learns faster than the network as it is
+
+
 class ImageLosses:
     """Called with aligned crops (B, 3, H, W) of SR, HR and upscaled LR; H and W are multiples of 32.
 
@@ -64,11 +67,21 @@ class ImageLosses:
                 losses["lpips"] = robust_perceptual(self.perceptual, sr_image, hr_image, self.generator)
             total = total + weights.lpips * losses["lpips"]
         if self.adversary is not None:
+            seen = self.cut(sr_image, hr_image, upscaled)
             with half_precision():
-                losses["discriminator"] = self.adversary.improve(sr_image, hr_image, upscaled)
-                losses["adversarial"] = self.adversary.judge(sr_image, hr_image, upscaled)
+                losses["discriminator"] = self.adversary.improve(*seen)
+                losses["adversarial"] = self.adversary.judge(*seen)
             total = total + weights.adversarial * losses["adversarial"]
         return losses | {"loss": total}
+
+    def cut(self, *images: Tensor) -> list[Tensor]:
+        """The same random crop of every image, at an even place, as the adversary unfolds 2 x 2 px."""
+        height, width = images[0].shape[-2:]
+        top, left = (
+            2 * int(torch.randint(0, max(1, (side - ADVERSARY_SIDE) // 2 + 1), (), generator=self.generator))
+            for side in (height, width)
+        )
+        return [image[..., top : top + ADVERSARY_SIDE, left : left + ADVERSARY_SIDE] for image in images]
 
 
 def half_precision() -> torch.autocast:

@@ -1,15 +1,18 @@
-"""The preview of a run: a JPEG stored while the job runs, seldom enough to cost nothing."""
+"""The preview of a run: a JPEG stored beside the running job, seldom enough to cost nothing."""
 
+import contextvars
 import io
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 from PIL import Image
 
 from jobs import REDIS_AWAY, BlobStore, JobError, JobStore, PreviewInfo, preview_key
-from worker.upscaler import FloatImage, Preview
+from worker.upscaler import Preview
 
 # Between two previews of one run; the first and the last are stored at once.
 PREVIEW_SECONDS = 2.0
@@ -18,8 +21,9 @@ log = structlog.get_logger(__name__)
 
 
 class PreviewKeeper:
-    """Called by the network with the coarse image so far. A preview that cannot be kept ends no run.
+    """Called by the network with the coarse image so far; stores it in a thread, while the network goes on.
 
+    A preview that cannot be kept ends no run. On exit the last one is stored, or lost.
     clock: seconds, never going back.
     """
 
@@ -38,6 +42,13 @@ class PreviewKeeper:
         self._attempt_id = attempt_id
         self._clock = clock
         self._kept_at = float("-inf")
+        self._thread = ThreadPoolExecutor(1, "preview")
+
+    def __enter__(self) -> "PreviewKeeper":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
 
     def __call__(self, preview: Preview) -> None:
         """Store the preview, or leave it for a later one."""
@@ -45,10 +56,15 @@ class PreviewKeeper:
         if preview.fraction < 1 and now - self._kept_at < PREVIEW_SECONDS:
             return
         self._kept_at = now
-        height, width = preview.image.shape[:2]
-        info = PreviewInfo(width=width, height=height, fraction=preview.fraction)
+        pixels = (preview.image * 255 + 0.5).astype(np.uint8)  # a copy: the image is the network's
+        # With the context of this thread, so that a line in the log names the job.
+        self._thread.submit(contextvars.copy_context().run, self._keep, pixels, preview.fraction)
+
+    def _keep(self, pixels: NDArray[np.uint8], fraction: float) -> None:
+        height, width = pixels.shape[:2]
+        info = PreviewInfo(width=width, height=height, fraction=fraction)
         try:
-            self._blobs.put(preview_key(self._job_id, self._attempt_id), encode_preview(preview.image))
+            self._blobs.put(preview_key(self._job_id, self._attempt_id), encode_preview(pixels))
             self._store.report_preview(self._job_id, self._attempt_id, info)
         except JobError as error:
             log.warning("preview_lost", reason=error.detail)
@@ -56,10 +72,12 @@ class PreviewKeeper:
             log.warning("preview_lost", reason=str(error))
         except REDIS_AWAY as error:
             log.warning("preview_lost", reason=str(error))
+        except Exception:
+            log.exception("preview_lost")  # nobody would hear of it
 
 
-def encode_preview(image: FloatImage) -> bytes:
-    """The JPEG of an image (h, w, 3) in [0, 1]."""
+def encode_preview(pixels: NDArray[np.uint8]) -> bytes:
+    """The JPEG of (h, w, 3) pixels."""
     file = io.BytesIO()
-    Image.fromarray((image * 255 + 0.5).astype(np.uint8)).save(file, "JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY)
     return file.getvalue()

@@ -144,8 +144,8 @@ class JobRunner:
             source = self._read_input(record)
         height, width = source.pixels.shape[:2]
         options = results.upscale_options(request, width, height)
-        preview = PreviewKeeper(self.store, self.blobs, record.id, attempt_id)
-        result = self.upscaler.upscale(source.pixels, options, on_progress=reporter, on_preview=preview)
+        with PreviewKeeper(self.store, self.blobs, record.id, attempt_id) as preview:
+            result = self.upscaler.upscale(source.pixels, options, on_progress=reporter, on_preview=preview)
         timings |= result.timings
         with _timed(timings, "maps"):
             maps = results.render_maps(result) if request.maps else {}

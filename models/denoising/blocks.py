@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.denoising.attention import Groups, JointAttention
 from models.denoising.config import DenoiserConfig
+from models.denoising.linear import Linear
 
 MLP_RATIO = 4
 
@@ -39,10 +40,10 @@ class Modulation(nn.Module):
 class GeluProjection(nn.Module):
     def __init__(self, width: int, hidden: int):
         super().__init__()
-        self.proj = nn.Linear(width, hidden)
+        self.proj = Linear(width, hidden, activation="gelu")
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x), approximate="tanh")
+        return self.proj(x)
 
 
 class FeedForward(nn.Module):
@@ -52,7 +53,7 @@ class FeedForward(nn.Module):
         super().__init__()
         hidden = MLP_RATIO * width
         # the gap at index 1 is the dropout of the published layout
-        self.net = nn.ModuleList([GeluProjection(width, hidden), nn.Identity(), nn.Linear(hidden, width)])
+        self.net = nn.ModuleList([GeluProjection(width, hidden), nn.Identity(), Linear(hidden, width)])
         if with_control:
             self.control_conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
             self.arrange()
@@ -121,7 +122,8 @@ class JointBlock(nn.Module):
         # The paper does not say whether fused tokens are injected here too. They are not: they are a second
         # reading of the same LR patches, and an absent group must leave this sum as DiT4SR has it.
         injected = self.ff.injection(hidden_lr, grid)
-        hidden_noisy = torch.add(self.ff.hidden(image.noisy), injected, alpha=self.control_conv_scale)
+        # in place: the activation's gradient does not read its output
+        hidden_noisy = self.ff.hidden(image.noisy).add_(injected, alpha=self.control_conv_scale)
         return Groups(
             self.ff.output(hidden_noisy),
             self.ff.output(hidden_lr) if finish_lr else None,

@@ -79,7 +79,9 @@ class PatchEmbed(nn.Module):
         missing = h * self.patch_size - height, w * self.patch_size - width
         if any(missing):
             latent = F.pad(latent, (0, missing[1], 0, missing[0]), mode="replicate")
-        return self.proj(latent).flatten(2).transpose(1, 2) + self.positions(h, w, position_offset)
+        # Every stream that follows takes over this memory layout: features of a token side by side.
+        tokens = self.proj(latent).flatten(2).transpose(1, 2).contiguous()
+        return tokens + self.positions(h, w, position_offset)
 
     def keep_centre(self, side: int) -> None:
         """Cuts the position table down to about its middle `side` x `side` tokens, for good.

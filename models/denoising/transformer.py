@@ -13,6 +13,7 @@ from models.denoising.blocks import JointBlock, Modulation, modulate, normalise
 from models.denoising.config import DenoiserConfig
 from models.denoising.embeddings import PatchEmbed, TimeTextEmbed
 from models.denoising.initialisation import initialise_for_training
+from models.denoising.linear import Linear
 
 
 class DiffusionTransformer(nn.Module):
@@ -36,10 +37,10 @@ class DiffusionTransformer(nn.Module):
             base_size=config.sample_size // config.patch_size,
         )
         self.time_text_embed = TimeTextEmbed(config.pooled_projection_dim, width)
-        self.context_embedder = nn.Linear(config.joint_attention_dim, width)
+        self.context_embedder = Linear(config.joint_attention_dim, width)
         self.transformer_blocks = nn.ModuleList(JointBlock(config, i) for i in range(config.num_layers))
         self.norm_out = Modulation(width, 2)
-        self.proj_out = nn.Linear(width, config.patch_size**2 * config.out_channels)
+        self.proj_out = Linear(width, config.patch_size**2 * config.out_channels)
 
     def forward(
         self,

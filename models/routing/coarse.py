@@ -20,6 +20,7 @@ class CoarseConfig:
     widths: tuple[int, ...] = (32, 64, 128)
     num_blocks: tuple[int, ...] = (1, 2, 4)  # per level, on the way down; the way up has as many, the last level once
     scale: int = 4
+    has_consistency: bool = False  # a learned share of what the answer misses of the LR image is added back
 
 
 class ResidualBlock(nn.Module):
@@ -45,7 +46,8 @@ def blocks(width: int, count: int) -> nn.Sequential:
 class CoarseNetwork(nn.Module):
     """LR image (B, 3, H, W) in [0, 1] -> coarse SR image (B, 3, 4H, 4W); any H and W, not clamped.
 
-    The answer is the bicubic upscale plus a learned residual, so a fresh network is bicubic upscaling.
+    The answer is the bicubic upscale plus a learned residual, so a fresh network is bicubic upscaling. With
+    `has_consistency` it is then corrected by `reconcile`.
     """
 
     def __init__(self, config: CoarseConfig):
@@ -58,17 +60,30 @@ class CoarseNetwork(nn.Module):
         self.bottom = blocks(widths[-1], counts[-1])
         self.ups = nn.ModuleList(nn.Conv2d(b, a * 4, 1) for a, b in pairwise(widths))
         self.decoders = nn.ModuleList(blocks(w, n) for w, n in zip(widths[:-1], counts[:-1], strict=True))
-        self.tail = nn.Conv2d(widths[0], 3 * config.scale**2, 3, padding=1)
+        # behind the residual's sub-pixels, one channel says how much of the LR pixel is to be believed
+        self.tail = nn.Conv2d(widths[0], 3 * config.scale**2 + config.has_consistency, 3, padding=1)
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(self.tail.bias)
 
-    def forward(self, lr_image: Tensor) -> Tensor:
+    def forward(self, lr_image: Tensor, margin: int = MARGIN) -> Tensor:
+        """`margin`: LR pixels by which the image is continued at its border, else the zeros that the convolutions see
+        there would darken a frame around it. Training goes without: it would only compute more.
+        """
         height, width = lr_image.shape[-2:]
         multiple = 2 ** len(self.downs)
-        # the image is continued at its border, else the convolutions' zeros would darken a frame around it
-        sides = (MARGIN, MARGIN + -width % multiple, MARGIN, MARGIN + -height % multiple)
-        padded = F.pad(lr_image, sides, mode="replicate")
-        x = self.head(padded - 0.5)
+        sides = (margin, margin + -width % multiple, margin, margin + -height % multiple)
+        features = self.features(F.pad(lr_image, sides, mode="replicate") - 0.5)
+        answer = self.tail(features)[..., margin : margin + height, margin : margin + width]
+        scale = self.config.scale
+        sub_pixels = 3 * scale**2
+        sr_image = upscale(lr_image, scale) + F.pixel_shuffle(answer[:, :sub_pixels], scale)
+        if not self.config.has_consistency:
+            return sr_image
+        return reconcile(sr_image, lr_image, answer[:, sub_pixels:].float().tanh())
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W), sides divisible by 2 per level -> (B, widths[0], H, W)."""
+        x = self.head(x)
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             x = encoder(x)
@@ -77,10 +92,22 @@ class CoarseNetwork(nn.Module):
         x = self.bottom(x)
         for up, decoder in zip(reversed(self.ups), reversed(self.decoders), strict=True):
             x = decoder(F.pixel_shuffle(up(x), 2) + skips.pop())
-        scale = self.config.scale
-        residual = F.pixel_shuffle(self.tail(x), scale)
-        top = MARGIN * scale
-        return upscale(lr_image, scale) + residual[..., top : top + height * scale, top : top + width * scale]
+        return x
+
+
+def reconcile(sr_image: Tensor, lr_image: Tensor, trust: Tensor) -> Tensor:
+    """One step of iterative back-projection (Irani and Peleg 1991): what the reduced SR image misses is added.
+
+    sr_image (B, 3, sH, sW), lr_image (B, 3, H, W), `trust` (B, 1, H, W) in [-1, 1]: 1 where the LR pixel is clean and
+    must be met, 0 where it is noise. Ours: the paper has no such step.
+    """
+    scale = sr_image.shape[-1] // lr_image.shape[-1]
+    return sr_image + upscale(trust * (lr_image - reduce(sr_image, scale)), scale)
+
+
+def reduce(image: Tensor, scale: int) -> Tensor:
+    """Antialiased bicubic reduction (a = -0.5): (B, 3, sH, sW) -> (B, 3, H, W)."""
+    return F.interpolate(image, scale_factor=1 / scale, mode="bicubic", antialias=True, align_corners=False)
 
 
 def upscale(lr_image: Tensor, scale: int) -> Tensor:

@@ -1,12 +1,10 @@
 """/v1/jobs: one job's state, the list of jobs, cancel and delete."""
 
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 
 from jobs.store import check_own
 from service.access import CallerDep, identify_and_poll
@@ -16,41 +14,18 @@ from service.problems import problem_responses
 from service.schemas import JobList, JobView, job_url, view_job
 
 router = APIRouter(tags=["jobs"])
+JOB_PATH = "/v1/jobs/{job_id}"
 
 
-class PollRoute(APIRoute):
-    """A route that FastAPI documents and finds, but whose endpoint gets the request and the path, nothing solved.
-
-    Its dependencies stand in the document alone, so the endpoint must do their work: here, identify the caller.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The endpoint as it is."""
-
-        async def handle(request: Request) -> Response:
-            answer = await self.endpoint(request, **request.path_params)
-            assert isinstance(answer, Response)
-            return answer
-
-        return handle
-
-
+@router.get(JOB_PATH, response_model=JobView, responses=problem_responses(404, 422))
 async def read_job(request: Request, job_id: str) -> Response:
     """How the job stands; for a finished one where its image and maps are, and what to make of them."""
+    # Finds the caller itself, with the job: `service.shortcut` calls this without what the router does before.
     caller, found = await identify_and_poll(request, job_id)
     record = check_own(found.record, caller.id)
     body = await request.app.state.polled.body(record, found.position)
     headers = {"Cache-Control": "no-store"} | ({} if record.status.is_final else {"Retry-After": "1"})
     return Response(body, media_type="application/json", headers=headers)
-
-
-router.add_api_route(
-    "/v1/jobs/{job_id}",
-    read_job,
-    response_model=JobView,
-    responses=problem_responses(404, 422),
-    route_class_override=PollRoute,
-)
 
 
 @router.get("/v1/jobs", responses=problem_responses(422))
@@ -86,7 +61,7 @@ def replay_job(job_id: str, context: ContextDep, caller: CallerDep) -> Response:
 
 
 @router.delete(
-    "/v1/jobs/{job_id}",
+    JOB_PATH,
     status_code=202,
     response_model=JobView,
     responses={

@@ -1,13 +1,13 @@
 """POST /v1/upscale: accept an image and its options as a job."""
 
+import asyncio
+import contextlib
 import re
 import time
 from typing import Any
 
-import anyio
 import structlog
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from jobs import JobError, JobRecord, UpscaleRequest
@@ -17,11 +17,13 @@ from service.access import CallerDep
 from service.context import Context, ContextDep
 from service.intake import MAX_IDEMPOTENCY_KEY_LENGTH, accept
 from service.problems import problem_responses
-from service.schemas import JobView, job_url, view_job
+from service.schemas import JobView, job_url
 from service.uploads import Upload, read_form, read_options, screen_image
 from service.webhooks import screen_webhook
 
 MAX_WAIT_SECONDS = 60
+# Who waits is woken by the end of the job; this is how late the answer is when the word was lost.
+WAIT_POLL_SECONDS = 0.25
 _WAIT = re.compile(r"wait\s*=\s*\"?(\d{1,9})\"?", re.IGNORECASE)
 
 router = APIRouter(tags=["jobs"])
@@ -101,16 +103,20 @@ _OPENAPI = {
     },
     openapi_extra=_OPENAPI,
 )
-async def upscale(request: Request, context: ContextDep, caller: CallerDep) -> JSONResponse:
+async def upscale(request: Request, context: ContextDep, caller: CallerDep) -> Response:
     """Accept an image. The answer names the job; poll its `url`, or listen to its `/events`."""
     try:
         await run_in_threadpool(context.throttle.admit, caller)  # before the body is read
         data, fields = await read_form(request, context.fetcher)
         options = read_options(fields, context.settings)
         await screen_webhook(options.webhook_url, context.settings, context.webhook_guard)
-        upload = await run_in_threadpool(_screen, context, data, options)
         key = request.headers.get("idempotency-key")
-        record, is_replayed = await run_in_threadpool(accept, context, caller, upload, request.scope["request_id"], key)
+
+        def take() -> tuple[JobRecord, bool]:
+            upload = Upload(data=data, input=screen_image(data, options, context.settings), options=options)
+            return accept(context, caller, upload, request.scope["request_id"], key)
+
+        record, is_replayed = await run_in_threadpool(take)
     except JobError as error:
         context.metrics.rejected.labels(error.code).inc()
         raise
@@ -124,13 +130,9 @@ async def upscale(request: Request, context: ContextDep, caller: CallerDep) -> J
     if wait_seconds is not None:
         headers["Preference-Applied"] = f"wait={wait_seconds}"
         record = await _wait_until_final(context, record, wait_seconds)
-    view = await run_in_threadpool(view_job, context, record)
+    body = await request.app.state.polled.body(record, None)
     status = 200 if wait_seconds is not None and record.status.is_final else 202
-    return JSONResponse(view.model_dump(mode="json"), status_code=status, headers=headers)
-
-
-def _screen(context: Context, data: bytes, options: UpscaleRequest) -> Upload:
-    return Upload(data=data, input=screen_image(data, options, context.settings), options=options)
+    return Response(body, status_code=status, media_type="application/json", headers=headers)
 
 
 def _asked_wait(request: Request) -> int | None:
@@ -139,9 +141,13 @@ def _asked_wait(request: Request) -> int | None:
 
 
 async def _wait_until_final(context: Context, record: JobRecord, wait_seconds: int) -> JobRecord:
-    started = time.monotonic()
-    while not record.status.is_final and (waited := time.monotonic() - started) < wait_seconds:
-        # A job's answer comes at most 2 % of its time late: quick ones at once, long ones for few questions.
-        await anyio.sleep(min(max(0.01, 0.02 * waited), 0.25))
-        record = check_own((await context.polls.ask(record.id, None)).record, record.owner)
-    return record
+    until = time.monotonic() + wait_seconds
+    with context.ends.watch(record.id) as ended:
+        while True:
+            ended.clear()  # before it is asked: an end after the question is heard
+            record = check_own((await context.polls.ask(record.id, None)).record, record.owner)
+            left = until - time.monotonic()
+            if record.status.is_final or left <= 0:
+                return record
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), min(left, WAIT_POLL_SECONDS))

@@ -9,7 +9,7 @@ import pytest
 from jobs import BlobStore, JobQueue, JobStore, connect, input_key
 from tests.conftest import RedisServer
 from tests.fakes import a_job, picture
-from tests.load.processes import Measured, Server
+from tests.load.processes import InProcess, Measured, Server
 
 DTYPE = "fp32"  # `auto` is a probe's choice, and two processes beside each other may choose differently
 
@@ -18,6 +18,7 @@ class Stage:
     """Starts what a test needs and ends it."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         (folder / "redis").mkdir()
         self._redis_server = RedisServer(folder / "redis")
         self._redis_server.start()
@@ -50,6 +51,12 @@ class Stage:
         worker = Measured(command, {**self.env, "STEP_SECONDS": "0"}, self.log)
         self._started.append(worker)
         return worker
+
+    def in_process(self) -> InProcess:
+        """The work of a job without the service, with the environment of the worker."""
+        process = InProcess(self.env, self.log, self._folder)
+        self._started.append(process)
+        return process
 
     def fill(self, num_jobs: int) -> list[str]:
         """Accept so many jobs that no worker is told of; their ids in order."""

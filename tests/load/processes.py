@@ -44,6 +44,27 @@ class Measured:
         self.process.wait(timeout=40)
 
 
+class InProcess(Measured):
+    """`tests.load.in_process`. folder: for the files that go in and out."""
+
+    def __init__(self, env: Mapping[str, str], log: IO[bytes], folder: Path) -> None:
+        self._source, self._target = folder / "source", folder / "target"
+        command = [sys.executable, "-m", "tests.load.in_process"]
+        self.process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+
+    def upscale(self, data: bytes) -> tuple[float, bytes]:
+        """The seconds that it took, and the image."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self._source.write_bytes(data)
+        self.process.stdin.write(f"{self._source} {self._target}\n".encode())
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline()), self._target.read_bytes()
+
+    def close(self) -> None:
+        """End it."""
+        self.process.communicate(timeout=40)
+
+
 class Server(Measured):
     """A process that answers HTTP on loopback. command: made of its port."""
 

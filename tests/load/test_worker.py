@@ -7,15 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from jobs import Settings, UpscaleRequest
 from tests.chaos.processes import wait_until
-from tests.load.conftest import DTYPE
 from tests.load.processes import IS_FULL, slope, tell
-from worker import results
-from worker.main import load_upscaler, warm_up
 
 pytestmark = pytest.mark.timeout(1500)
 NUM_RUNS = 15 if IS_FULL else 2
@@ -29,43 +24,21 @@ def sample(side: int) -> bytes:
     return file.getvalue()
 
 
-def run_in_process(upscaler, data: bytes) -> bytes:
-    """The same work without a service: decode, networks, maps drawn, result encoded."""
-    request = UpscaleRequest()
-    source = results.decode(data, 10**7)
-    height, width = source.pixels.shape[:2]
-    result = upscaler.upscale(source.pixels, results.upscale_options(request, width, height))
-    results.render_maps(result)
-    return results.encode(result, request, source)
-
-
 def assert_same_picture(a: bytes, b: bytes) -> None:
     """Two PNG files of one picture: at most a grey level apart, as far as the order of sums may bring them."""
     first, second = (np.asarray(Image.open(io.BytesIO(data))).astype(int) for data in (a, b))
     assert first.shape == second.shape and np.abs(first - second).max() <= 1
 
 
-@pytest.fixture
-def threads_of_the_worker(stage):
-    """This process computes with as many threads as the worker does, for the length of a test."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(int(stage.env["OMP_NUM_THREADS"]))
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("threads_of_the_worker")
 def test_the_service_adds_little_to_the_time_of_a_job(stage):
     """From the upload's first byte to the result's last, against the same work in one process, in turns."""
-    api, _ = stage.api(), stage.worker(is_real=True)
-    upscaler, data = load_upscaler(Settings(dtype=DTYPE), "compact"), sample(128 if IS_FULL else 32)
-    warm_up(upscaler)
+    api, _, in_process = stage.api(), stage.worker(is_real=True), stage.in_process()
+    data = sample(128 if IS_FULL else 32)
     wait_until(lambda: api.http.get("/readyz").status_code == 200, 120, "the worker is ready")
     inside, through = [], []
     for _ in range(NUM_RUNS + 1):
-        started = time.perf_counter()
-        image = run_in_process(upscaler, data)
-        inside.append(time.perf_counter() - started)
+        seconds, image = in_process.upscale(data)
+        inside.append(seconds)
         started = time.perf_counter()
         job = api.http.post("/v1/upscale", files={"file": ("a.png", data)}, headers={"Prefer": "wait=60"}).json()
         served = api.http.get(job["result"]["url"]).content

@@ -2,7 +2,7 @@
 
 import torch
 
-from models.routing.coarse import CoarseConfig, CoarseNetwork, upscale
+from models.routing.coarse import CoarseConfig, CoarseNetwork, reconcile, reduce, upscale
 from models.routing.router import RouterConfig, UncertaintyRouter
 from tests.unit.models.tiny import tiny_network
 
@@ -50,3 +50,31 @@ def test_a_fresh_coarse_network_is_bicubic_upscaling():
     lr_image = torch.rand(1, 3, 13, 10)
     network = CoarseNetwork(CoarseConfig(widths=(8, 12), num_blocks=(1, 1)))
     assert torch.allclose(network(lr_image), upscale(lr_image, 4), atol=1e-6)
+
+
+def test_a_trusted_lr_image_is_met_and_a_distrusted_one_ignored():
+    lr_image = upscale(torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0)), 4)
+    sr_image = upscale(lr_image, 4) + 0.1
+    trust = torch.zeros(1, 1, 24, 24)
+    assert torch.equal(reconcile(sr_image, lr_image, trust), sr_image)
+    trust[..., :12] = 1
+    missed = (reduce(reconcile(sr_image, lr_image, trust), 4) - lr_image).abs().mean((0, 1, 2))
+    assert missed[:8].max() < 0.012  # met on the trusted half, but for what the interpolation itself loses
+    assert missed[16:].min() > 0.09
+
+
+def test_consistency_begins_as_nothing_and_its_gate_learns():
+    network = CoarseNetwork(CoarseConfig(widths=(8, 12), num_blocks=(1, 1), has_consistency=True))
+    lr_image = torch.rand(1, 3, 12, 12)
+    assert torch.allclose(network(lr_image), upscale(lr_image, 4), atol=1e-6)
+    network(lr_image).square().mean().backward()
+    assert network.tail.weight.grad[-1].abs().max() > 0
+
+
+def test_the_margin_changes_the_border_only():
+    network = CoarseNetwork(CoarseConfig(widths=(8, 12), num_blocks=(1, 1)))
+    torch.nn.init.normal_(network.tail.weight, std=0.1)
+    lr_image = torch.rand(1, 3, 64, 64)
+    with_margin, without = network(lr_image), network(lr_image, margin=0)
+    assert torch.allclose(with_margin[..., 96:160, 96:160], without[..., 96:160, 96:160], atol=1e-5)
+    assert not torch.allclose(with_margin[..., :4, :4], without[..., :4, :4], atol=1e-3)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.adversarial import Adversary, AdversaryConfig
+from training.image_losses import ADVERSARY_SIDE, ImageLosses, ImageLossWeights
 
 SMALL = AdversaryConfig(width=8, learning_rate=2e-3)
 
@@ -47,3 +48,18 @@ def test_judging_sends_gradients_to_the_result_and_leaves_the_discriminator_as_i
     assert all(p.grad is None for p in adversary.network.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, adversary.network.parameters(), strict=True))
     assert all(p.requires_grad for p in adversary.network.parameters())
+
+
+def test_the_adversary_sees_the_same_even_place_of_every_image():
+    losses = ImageLosses(ImageLossWeights(adversarial=0.01), None, seed=0)
+    places = torch.arange(192.0 * 160).reshape(1, 1, 160, 192)
+    corners = set()
+    for _ in range(8):
+        cuts = losses.cut(places, places + 0.5)
+        assert torch.equal(cuts[0] + 0.5, cuts[1])
+        assert cuts[0].shape[-2:] == (ADVERSARY_SIDE, ADVERSARY_SIDE)
+        row, column = divmod(int(cuts[0][0, 0, 0, 0]), 192)
+        assert row % 2 == column % 2 == 0
+        corners.add((row, column))
+    assert len(corners) > 4
+    assert losses.cut(places[..., :64, :64])[0].shape[-2:] == (64, 64)

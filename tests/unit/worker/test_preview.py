@@ -1,6 +1,7 @@
 """A preview is kept seldom enough, whole at the end, and never at the cost of the run."""
 
 import io
+import threading
 
 import numpy as np
 from PIL import Image
@@ -37,7 +38,10 @@ def keeper(store, clock=None, blobs=None):
 
 def test_a_preview_is_a_jpeg_in_the_folder_of_the_run():
     store, blobs = FakeStore(), BlobStore.open("memory:///")
-    keeper(store, blobs=blobs)(FakePreview(IMAGE, 1.0))
+    image = IMAGE.copy()
+    with keeper(store, blobs=blobs) as keep:
+        keep(FakePreview(image, 1.0))
+        image[:] = 0  # the network goes on with its own
     with Image.open(io.BytesIO(blobs.get(PLACE))) as image:
         assert (image.format, image.size, image.getpixel((3, 3))) == ("JPEG", (8, 6), (128, 128, 128))
     assert store.told == [(8, 6, 1.0)]
@@ -45,15 +49,32 @@ def test_a_preview_is_a_jpeg_in_the_folder_of_the_run():
 
 def test_previews_that_follow_each_other_are_left_out_but_the_first_and_the_last():
     store, clock = FakeStore(), Clock()
-    keep = keeper(store, clock)
-    for now, fraction in [(0.0, 0.2), (0.5, 0.4), (2.5, 0.6), (2.6, 0.8), (2.7, 1.0)]:
-        clock.now = now
-        keep(FakePreview(IMAGE, fraction))
+    with keeper(store, clock) as keep:
+        for now, fraction in [(0.0, 0.2), (0.5, 0.4), (2.5, 0.6), (2.6, 0.8), (2.7, 1.0)]:
+            clock.now = now
+            keep(FakePreview(IMAGE, fraction))
     assert [fraction for _, _, fraction in store.told] == [0.2, 0.6, 1.0]
 
 
 def test_neither_a_lost_redis_nor_a_full_storage_ends_the_run():
-    keeper(FakeStore(RedisConnectionError("away")))(FakePreview(IMAGE, 1.0))
+    with keeper(FakeStore(RedisConnectionError("away"))) as keep:
+        keep(FakePreview(IMAGE, 1.0))
     store = FakeStore()
-    keeper(store, blobs=FullBlobs())(FakePreview(IMAGE, 1.0))
+    with keeper(store, blobs=FullBlobs()) as keep:
+        keep(FakePreview(IMAGE, 1.0))
     assert store.told == []
+
+
+def test_the_run_does_not_wait_for_the_storage():
+    is_let_go = threading.Event()
+
+    class SlowBlobs:
+        def put(self, key, data):
+            assert is_let_go.wait(10)
+
+    store = FakeStore()
+    with keeper(store, blobs=SlowBlobs()) as keep:
+        keep(FakePreview(IMAGE, 1.0))
+        assert store.told == []
+        is_let_go.set()
+    assert store.told == [(8, 6, 1.0)]

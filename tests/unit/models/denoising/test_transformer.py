@@ -229,6 +229,20 @@ def test_merged_projections_serve_the_fused_group_too():
         torch.testing.assert_close(network(*inputs, fused_tokens=fused), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_every_stream_keeps_the_features_of_a_token_side_by_side():
+    network, inputs, streams = tiny_network(), tiny_inputs(), {}
+    with torch.no_grad():
+        network(*inputs, record=streams)
+    assert streams and all(stream.is_contiguous() for stream in streams.values())
+
+
+def test_inference_and_training_compute_the_same():
+    network, inputs = tiny_network(), tiny_inputs()
+    with torch.no_grad():
+        expected = network(*inputs)
+    torch.testing.assert_close(network(*inputs).detach(), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_mixed_precision_trains():
     network, inputs = tiny_network(), tiny_inputs()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,0 +1,45 @@
+"""The transformer's matrix products: on a CPU in inference they go to oneDNN with their activation, elsewhere to torch.
+
+torch's own float32 product on a CPU is MKL's, which first writes the bias out as a whole matrix and leaves the
+activation to another pass over memory. oneDNN does both inside the product; it is what torch.compile takes there too.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Linear(nn.Linear):
+    """nn.Linear with an activation of its own: (..., in_features) -> (..., out_features).
+
+    activation: `gelu` is the tanh approximation of SD3. Both ways of computing differ by rounding only.
+    """
+
+    def __init__(self, in_features: int, out_features: int, activation: Literal["none", "gelu"] = "none"):
+        super().__init__(in_features, out_features)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fits_onednn(x):
+            x = x.to(self.weight.dtype)  # as autocast would
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.activation, [], "tanh")
+        product = super().forward(x)
+        return F.gelu(product, approximate="tanh") if self.activation == "gelu" else product
+
+    def fits_onednn(self, x: Tensor) -> bool:
+        """oneDNN's operator has no gradient, and compilers fuse better what they can see into."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
+            return False
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        return dtype == self.weight.dtype and has_onednn(dtype)
+
+
+def has_onednn(dtype: torch.dtype) -> bool:
+    """Whether this CPU and this build of torch multiply `dtype` well by it. On other CPUs than x86 nobody measured."""
+    if not (torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")):
+        return False
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # a private name, though the same since torch 2.0
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
