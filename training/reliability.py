@@ -245,7 +245,10 @@ def main() -> None:
     elif args.into is None:
         parser.error("--merge needs --into PROFILE")
     if args.into is not None:
-        merge(args.merge, args.into)
+        try:
+            merge(args.merge, args.into)
+        except ValueError as error:
+            parser.error(str(error))
 
 
 def train(args: argparse.Namespace) -> Path:

@@ -157,7 +157,7 @@ def test_heads_go_into_a_profile_and_leave_the_rest_as_it_was(tmp_path, capsys):
     assert not np.array_equal(*maps)
 
 
-def test_heads_of_other_extractors_are_refused(tmp_path):
+def test_heads_of_other_extractors_are_refused(tmp_path, monkeypatch, capsys):
     upscaler = tiny_upscaler()
     save(tmp_path, upscaler.network, upscaler.tokenizer)
     heads = ModalityReliability(replace(CONFIG, dino_channels=9))
@@ -165,6 +165,11 @@ def test_heads_of_other_extractors_are_refused(tmp_path):
     with pytest.raises(ValueError, match="9 DINO channels"):
         merge(tmp_path / reliability.FILE, tmp_path)
     assert read_config(tmp_path / "compact.safetensors", M3ESRConfig).reliability is None
+    told = ["--merge", tmp_path / "missing.safetensors", "--into", tmp_path]
+    monkeypatch.setattr("sys.argv", ["reliability", *map(str, told)])
+    with pytest.raises(SystemExit) as stopped:
+        reliability.main()
+    assert stopped.value.code == 2 and "missing.safetensors" in capsys.readouterr().err
 
 
 NO_INIT = ["--only", "edge", "--pairs", "a", "--profile", "b", "--out", "c"]
