@@ -114,7 +114,7 @@ class GainMeter:
         )
         sr = scene.coarse_sr + self.network.codec.decode(self.network.codec.from_residual(end - start))
         plain = replace(self.options, color_correction="none")
-        return self.upscaler.compose(sr, scene.upscaled, scene.uncertainty_map, plain)
+        return self.upscaler.compose(sr, scene.region.lr_image, scene.upscaled, scene.uncertainty_map, plain)
 
     def loss(self, scene: Scene, weights: Mapping[str, Tensor] | None) -> Tensor:
         # float64: what routing changes is smaller than the last digits of a float32 mean

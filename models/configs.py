@@ -25,6 +25,7 @@ class SamplerConfig:
     noise_reference: float = 0.05  # uncertainty at which half of it is given; none where the coarse image is sure
     restoration_threshold: float = 0.003  # uncertainty below which the answer falls back to interpolation
     flat_threshold: float = 1 / 255  # contrast around a patch below which there is nothing to restore either
+    consistency: float = 0.1  # share of what the shrunk result misses of the LR image that is given back; 0 is off
     deblocking: float = 0.1  # how much a step at a phase of the 8 px grid may change, halved; 0 is off
     shift: float = 1.0
     tile: int = 24  # latent cells per side, the training crop

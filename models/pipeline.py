@@ -29,6 +29,7 @@ from models.region import CELLS, Region, crop, denoise
 from models.requests import OnProgress, UpscaleOptions, UpscaleResult
 from models.resize import resize
 from models.routing.calibration import UncertaintyCalibration, load_calibration, measure
+from models.routing.coarse import reconcile
 from models.runs import Stopwatch, check_image, measure_trust, output_size, resolve_device, to_answer, to_tensor
 from models.tiling import BlendAccumulator, plan_tiles
 
@@ -189,7 +190,7 @@ class Upscaler:
                 show_coarse(coarse_sr)
             uncertainty = self.uncertainty_maps(region.lr_image, upscaled, coarse_sr, uncertainty_map)
             if watch.num_steps == 0:
-                return self.compose(coarse_sr, upscaled, uncertainty_map, options), uncertainty
+                return self.compose(coarse_sr, region.lr_image, upscaled, uncertainty_map, options), uncertainty
         with watch.stage("perception", 0.1):
             modalities, tokens = network.render(region.lr_image, coarse_sr, names) if names else ({}, None)
         strengths = {name: options.strength(name) for name in names}
@@ -207,7 +208,7 @@ class Upscaler:
                 network, region, crops, upscaled, coarse_sr, uncertainty_map, sigmas, cfg_scale, on_step
             )
             sr = coarse_sr + network.codec.decode(network.codec.from_residual(end - start))
-            sr = self.compose(sr, upscaled, uncertainty_map, options)
+            sr = self.compose(sr, region.lr_image, upscaled, uncertainty_map, options)
         weights = [crops.expert_weights[name][:, None] for name in names]
         return sr, torch.cat([uncertainty, *weights], 1)
 
@@ -217,10 +218,15 @@ class Upscaler:
             return raw
         return torch.cat([self.calibration.predict(measure(lr_image, upscaled, coarse_sr, raw)), raw], 1)
 
-    def compose(self, sr: Tensor, upscaled: Tensor, uncertainty_map: Tensor, options: UpscaleOptions) -> Tensor:
+    def compose(
+        self, sr: Tensor, lr_image: Tensor, upscaled: Tensor, uncertainty_map: Tensor, options: UpscaleOptions
+    ) -> Tensor:
         """What the networks restored, joined to the interpolation, in its colours: (1, 3, H, W) in [0, 1]."""
         sr = upscaled + self.restored_share(uncertainty_map, upscaled) * (sr - upscaled)
-        return correct_colour(sr.clamp(0, 1), upscaled, options.color_correction or "wavelet").clamp(0, 1)
+        sr = correct_colour(sr.clamp(0, 1), upscaled, options.color_correction or "wavelet")
+        if share := self.config.sampler.consistency:
+            sr = reconcile(sr, lr_image, share)
+        return sr.clamp(0, 1)
 
     def restored_share(self, uncertainty_map: Tensor, upscaled: Tensor) -> Tensor:
         """U (1, 1, h, w) and Up-Scale(x) (1, 3, 16 h, 16 w) -> the share of the restoration that is taken, in [0, 1).

@@ -95,11 +95,11 @@ class CoarseNetwork(nn.Module):
         return x
 
 
-def reconcile(sr_image: Tensor, lr_image: Tensor, trust: Tensor) -> Tensor:
+def reconcile(sr_image: Tensor, lr_image: Tensor, trust: Tensor | float) -> Tensor:
     """One step of iterative back-projection (Irani and Peleg 1991): what the reduced SR image misses is added.
 
-    sr_image (B, 3, sH, sW), lr_image (B, 3, H, W), `trust` (B, 1, H, W) in [-1, 1]: 1 where the LR pixel is clean and
-    must be met, 0 where it is noise. Ours: the paper has no such step.
+    sr_image (B, 3, sH, sW), lr_image (B, 3, H, W), `trust` (B, 1, H, W) or one for all, in [-1, 1]: 1 where the LR
+    pixel is clean and must be met, 0 where it is noise. Ours: the paper has no such step.
     """
     scale = sr_image.shape[-1] // lr_image.shape[-1]
     return sr_image + upscale(trust * (lr_image - reduce(sr_image, scale)), scale)

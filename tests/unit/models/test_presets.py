@@ -1,5 +1,7 @@
 """Presets and interventions: what they switch off is off, and the default path stays as it was."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from models.configs import SamplerConfig
 from models.network import M3ESR
 from models.pipeline import Upscaler, count_steps
 from models.requests import Intervention, UpscaleOptions
+from models.routing.coarse import reduce, upscale
 from tests.unit.models.test_pipeline import picture
 from tests.unit.models.tiny import tiny_upscaler
 
@@ -27,7 +30,8 @@ def test_fast_is_the_coarse_network_alone(upscaler, monkeypatch):
     with torch.inference_mode():
         lr = torch.from_numpy(lr_image).permute(2, 0, 1)[None]
         upscaled, coarse_sr, uncertainty_map = upscaler.network.estimate(lr)
-        composed = upscaler.compose(coarse_sr, upscaled, uncertainty_map, UpscaleOptions(color_correction="none"))
+        options = UpscaleOptions(color_correction="none")
+        composed = upscaler.compose(coarse_sr, lr, upscaled, uncertainty_map, options)
         expected = upscaler.finish(composed, lr_image, UpscaleOptions())
     assert np.allclose(result.sr_image, expected, atol=1e-6)
 
@@ -71,3 +75,18 @@ def test_temperature_off_is_plain_attention_at_every_step(upscaler):
     assert not np.array_equal(plain.sr_image, default.sr_image)
     with pytest.raises(ValueError, match="must be above 0"):
         Intervention(temperature=0.0)
+
+
+def test_the_result_is_nearer_to_the_lr_image_by_the_share_of_consistency(upscaler, monkeypatch):
+    lr = torch.from_numpy(picture(32, 32)).permute(2, 0, 1)[None]
+    upscaled, uncertain = upscale(lr, 4), torch.ones(1, 1, 8, 8)
+    softened = 0.8 * upscaled + 0.1  # all of it at every place a little off
+
+    def missed(consistency: float) -> float:
+        sampler = replace(upscaler.config.sampler, consistency=consistency)
+        monkeypatch.setattr(upscaler, "config", replace(upscaler.config, sampler=sampler))
+        options = UpscaleOptions(color_correction="none")
+        composed = upscaler.compose(softened, lr, upscaled, uncertain, options)
+        return float((reduce(composed, 4) - lr).abs().mean())
+
+    assert 0.7 < missed(0.3) / missed(0) < 0.85
