@@ -129,10 +129,6 @@ class PublishedUpscaler(ABC):
     def new_tiles(self) -> TileSizes:
         """The published tile sides, and in its notes what this installation lacks."""
 
-    def warm_up(self) -> None:
-        """One step of a small image, so that the first job does not pay for allocations."""
-        self.upscale(np.full((32, 32, 3), 0.5, np.float32), UpscaleOptions(num_steps=1))
-
     @torch.no_grad()
     def upscale(
         self,
