@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.backbones.fidelity import FUSION_FILE
+from models.backbones.fusion_files import SEESR, fusion_file
 from models.catalogue import MissingWeightsError
 from models.fusion.image_tokens import ImageTokenConfig, ImageTokenFusion
 from models.fusion.tiled import FusedTokens
@@ -152,7 +152,7 @@ def test_what_the_fusion_needs_is_told_when_it_is_missing(root, tmp_path, gone, 
 
 def test_a_broken_file_is_told(root, tmp_path):
     shutil.copytree(root, tmp_path / "hub")
-    (tmp_path / "hub" / FUSION_FILE).write_bytes(b"nothing")
+    (tmp_path / "hub" / fusion_file(SEESR)).write_bytes(b"nothing")
     with pytest.raises(ValueError, match="is not a safetensors file"):
         load(tmp_path / "hub")
 
