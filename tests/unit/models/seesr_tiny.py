@@ -178,6 +178,8 @@ def save_seesr(root: Path, seed: int = 0) -> None:
         (root / folder).mkdir(parents=True)
         (root / folder / "config.json").write_text(json.dumps(values))
         network = kind(SeeSRConfig.from_published(values))
+        if isinstance(network, SeeSRControlNet):  # a new one is deaf to the LR image until it is trained
+            torch.nn.init.normal_(network.controlnet_cond_embedding.conv_out.weight)
         save_file(network.state_dict(), root / folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
