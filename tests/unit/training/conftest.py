@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.unit.models.backbones.test_quality import save_coarse
-from tests.unit.models.published import tiny
-from tests.unit.models.published_tiny import save_denoiser, save_sd35
-from tests.unit.models.seesr_tiny import TAGGER, save_sd21, save_seesr, save_tagger, save_vqgan
+from tests.unit.models.backbones.hubs import PROFILES, save_backbone, save_guides
+from tests.unit.models.published_tiny import save_denoiser
+from tests.unit.models.seesr_tiny import TAGGER
 from training.pairs import write_pairs
-from training.published import PROFILES, recipe_for
+from training.published import recipe_for
 from training.published.fidelity import FidelityBackbone
 from training.published.run import BACKBONES, FusionRun, RunOptions, start_accelerator
 
@@ -25,15 +24,10 @@ RECIPE = TINY_RECIPES["quality"]
 @pytest.fixture(scope="session")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("hub")
-    save_denoiser(root)
+    for profile in PROFILES:
+        save_backbone(root, profile)
     save_denoiser(root, "dit4sr_q", seed=1)
-    save_sd35(root)
-    save_seesr(root)
-    save_sd21(root)
-    save_tagger(root)
-    save_coarse(root)
-    tiny.extractors(root)
-    save_vqgan(root)
+    save_guides(root)
     return root
 
 

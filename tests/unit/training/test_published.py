@@ -12,15 +12,12 @@ from models.backbones.memory import TileSizes
 from models.checkpoint import read_tensors
 from models.denoising.seesr.guided import Condition, step_epsilon
 from models.requests import UpscaleOptions
-from tests.unit.models.backbones.test_fidelity import load as load_fidelity
-from tests.unit.models.backbones.test_quality import load, picture
+from tests.unit.models.backbones.hubs import NAMES, load, picture
 from tests.unit.models.published_tiny import save_joint_fusion
 from tests.unit.models.seesr_tiny import SCHEDULER, save_fusion
 from tests.unit.training.conftest import RECIPE, SIZE, TINY_RECIPES
 from training.published.objectives import FlowMatching, NoisePrediction
 from training.published.stage import Draws, FusionLoss
-
-NAMES = ["segmentation", "depth", "edge", "dino"]
 
 
 def weights(run):
@@ -42,7 +39,7 @@ def test_the_weights_of_the_other_code_are_trained_too(start, root, tmp_path):
     shutil.copytree(root, hub)
     (hub / fusion_file("dit4sr_q")).parent.mkdir(parents=True)
     shutil.copy(run.fusion_path, hub / fusion_file("dit4sr_q"))
-    upscaler = load(hub, quality_weights="dit4sr_q")
+    upscaler = load(hub, "quality", quality_weights="dit4sr_q")
     assert upscaler.upscale(picture(), UpscaleOptions(num_steps=1, modalities={"edge": 1.0})).fusion == "trained"
 
 
@@ -68,7 +65,7 @@ def test_features_are_what_the_profile_sees(start, root, tmp_path):
     run, hub = start(features=tmp_path / "features"), tmp_path / "hub"  # in float32, as the profile runs here
     shutil.copytree(root, hub)
     save_joint_fusion(hub)
-    upscaler = load(hub)
+    upscaler = load(hub, "quality")
     upscaler.sampling = replace(upscaler.sampling, process_side=SIZE)
     network, seen = upscaler.fusion.network, {}
     prepare = network.prepare
@@ -97,7 +94,7 @@ def test_features_beside_seesr_are_what_the_profile_tells_its_networks(start, ro
     run, hub = start(TINY_RECIPES["fidelity"], features=tmp_path / "features"), tmp_path / "hub"
     shutil.copytree(root, hub)
     save_fusion(hub)
-    upscaler, told = load_fidelity(hub), []
+    upscaler, told = load(hub, "fidelity"), []
     upscaler.sampling = replace(upscaler.sampling, process_side=SIZE)
     upscaler.seesr.controlnet.register_forward_pre_hook(lambda _, given: told.append(given))
     i = run.pairs.training[0]

@@ -13,20 +13,17 @@ import torch
 
 from models.backbones.fusion_files import fusion_file
 from models.requests import UpscaleOptions
-from tests.unit.models.backbones import test_fidelity, test_quality
-from tests.unit.models.backbones.test_quality import picture
+from tests.unit.models.backbones.hubs import NAMES, PROFILES, load, picture
 from tests.unit.training.conftest import TINY_RECIPES
-from training.published import PROFILES, RECIPES, recipe_for
+from training.published import RECIPES, recipe_for
 from training.published.__main__ import main
 from training.published.stage import Draws, FusionLoss
 
 ROOT = Path(__file__).resolve().parents[3]
-NAMES = ["segmentation", "depth", "edge", "dino"]
 FASTEST = {"quality": 1e-2, "fidelity": 1e-3}  # learning rates; the latter fusion has its full width
-LOAD = {"quality": test_quality.load, "fidelity": test_fidelity.load}
 
 
-@pytest.fixture(params=sorted(PROFILES))
+@pytest.fixture(params=PROFILES)
 def profile(request):
     return request.param
 
@@ -152,7 +149,7 @@ def test_the_command_writes_a_file_that_the_profile_serves(profile, root, pairs,
     shutil.copytree(root, hub)
     (hub / fusion_file(weights)).parent.mkdir(parents=True)
     shutil.copy(written, hub / fusion_file(weights))
-    upscaler = LOAD[profile](hub)
+    upscaler = load(hub, profile)
     options = UpscaleOptions(num_steps=1, modalities=dict.fromkeys(NAMES, 1.0))
     result = upscaler.upscale(picture(), options)
     assert result.fusion == "trained"
