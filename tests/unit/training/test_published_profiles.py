@@ -126,6 +126,7 @@ def test_two_processes_end_with_the_same_parameters(begin, profile, root, pairs,
     command += ["-m", "tests.unit.training.published_rank", "--profile", profile, "--models-dir", root]
     command += ["--pairs", pairs, "--features", alone.cache.folder, "--captions", captions, "--out", tmp_path / "two"]
     command += ["--device", "cpu", "--num-steps", "3", "--total-batch", "2", "--learning-rate", "2e-3"]
+    command += ["--checkpointing"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
