@@ -47,8 +47,9 @@ def measure_mean_weights(upscaler: Upscaler, pairs: Sequence[Pair]) -> dict[str,
     for pair in pairs:
         lr = torch.from_numpy(to_float(read_image(pair.lr))).permute(2, 0, 1)[None].to(upscaler.device)
         lr = lr[..., : lr.shape[-2] // 4 * 4, : lr.shape[-1] // 4 * 4]
-        _, _, uncertainty_map = network.estimate(lr)
-        routed = network.route(lr, uncertainty_map)
+        _, coarse_sr, uncertainty_map = network.estimate(lr)
+        modalities, tokens = network.render(lr, coarse_sr, VISUAL_MODALITIES)
+        routed = network.route(lr, uncertainty_map, modalities, tokens)
         for name in total:
             total[name] += float(routed[name].mean())
     return {name: round(value / len(pairs), 6) for name, value in total.items()}

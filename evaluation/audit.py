@@ -1,4 +1,7 @@
-"""`m3esr audit`: is what guided the pictures true? The theorem's Gamma, router sanity, uncertainty against error."""
+"""`m3esr audit`: is what guided the pictures true?
+
+The theorem's Gamma, router sanity, weights against what the maps are worth, uncertainty against error.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,12 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.agreement import map_agreement, reference_maps
 from evaluation.corruption import BLIND, CorruptionMeter
 from evaluation.data import Pair, read_image, to_float
 from evaluation.errors import EvaluationError
-from evaluation.gains import LOSS, PATCH, GainMeter, PatchGains
+from evaluation.gains import LOSS, PATCH, GainMeter, PatchGains, Scene, to_rows
 from evaluation.report import Table
-from evaluation.statistics import bootstrap, patchwise_covariance, pooled_correlation, rank_quality, risk_curve
+from evaluation.statistics import (
+    bootstrap,
+    mean_of_known,
+    patchwise_covariance,
+    pooled_correlation,
+    rank_correlation,
+    rank_quality,
+    risk_curve,
+)
 from models.configs import VISUAL_MODALITIES
 from models.pipeline import Upscaler
 from models.requests import UpscaleOptions
@@ -44,12 +56,13 @@ def audit(
         routed.append(meter.route(meter.see(*read_pair(pair, side))))
         on_step(index + 1, 2 * len(pairs))
     mean_weights = {name: float(np.mean([float(w[name].mean()) for w in routed])) for name in VISUAL_MODALITIES}
-    damage, measured, trust = CorruptionMeter(meter, seed), [], []
+    damage, measured, agreements, trust = CorruptionMeter(meter, seed), [], [], []
     for index, pair in enumerate(pairs):
         lr, hr = read_pair(pair, side)
         scene = meter.see(lr, hr)
         measured.append(meter.measure(scene, mean_weights))
         damage.add(scene)
+        agreements.append(measure_agreement(meter, scene))
         result = upscaler.upscale(lr, options)
         maps = {name: values for name, values in result.maps.items() if name.startswith("uncertainty")}
         trust.append((maps, patch_errors(result.sr_image, hr)))
@@ -63,6 +76,7 @@ def audit(
         "mean_weights": mean_weights,
         "gamma": summarise_gains(measured, mean_weights, seed),
         "router_sanity": damage.summary(),
+        "agreement": summarise_agreement(measured, agreements),
         "uncertainty": summarise_uncertainty(trust),
     }
 
@@ -130,6 +144,28 @@ def summarise_gains(measured: Sequence[PatchGains], mean_weights: dict[str, floa
     }
 
 
+def measure_agreement(meter: GainMeter, scene: Scene) -> NDArray[np.float64]:
+    """(M, P): how well each map agrees with that of the HR image, in the order of VISUAL_MODALITIES."""
+    reference = reference_maps(meter.network, scene.hr_image, VISUAL_MODALITIES)
+    return to_rows([map_agreement(name, scene.modalities[name], reference[name]) for name in VISUAL_MODALITIES])
+
+
+def summarise_agreement(measured: Sequence[PatchGains], agreements: Sequence[Any]) -> dict[str, Any]:
+    """Per modality: does the weight rank patches as their maps agree with those of the HR image?"""
+    weights, agreement = np.stack([one.weights for one in measured]), np.stack(agreements)
+    summary = {}
+    for m, name in enumerate(VISUAL_MODALITIES):
+        within = [rank_correlation(w[m], a[m]) for w, a in zip(weights, agreement, strict=True)]
+        summary[name] = {
+            "mean_agreement": float(agreement[:, m].mean()),
+            "mean_weight": float(weights[:, m].mean()),
+            "weight_deviation": float(weights[:, m].std()),
+            "rank_correlation": rank_correlation(weights[:, m], agreement[:, m]),
+            "rank_correlation_within_images": mean_of_known(within),
+        }
+    return summary
+
+
 def summarise_uncertainty(trust: Sequence[tuple[dict[str, Any], NDArray[np.float64]]]) -> dict[str, Any]:
     """Per uncertainty map: how well it sorts all patches by error, and on average those of one image."""
     error = np.stack([values for _, values in trust])
@@ -138,7 +174,7 @@ def summarise_uncertainty(trust: Sequence[tuple[dict[str, Any], NDArray[np.float
         values = np.stack([maps[name] for maps, _ in trust]).astype(np.float64)
         within = [rank_quality(v, e)["rank_correlation"] for v, e in zip(values, error, strict=True)]
         summary[name] = rank_quality(values, error) | {
-            "rank_correlation_within_images": float(np.nanmean(within)) if not np.isnan(within).all() else float("nan"),
+            "rank_correlation_within_images": mean_of_known(within),
             "mean": float(values.mean()),
             "risk_curve": risk_curve(values, error),
         }
@@ -174,9 +210,22 @@ def audit_tables(found: dict[str, Any], data: str) -> tuple[Table, ...]:
     ranked = tuple((name, *(f"{uncertainty[name][key]:.4f}" for key in RANKS)) for name in names)
     header = ("map", "rank correlation", "within images", "risk area", "oracle", "random", "excess")
     third = Table("Uncertainty against |SR - HR| per patch", header, ranked, ("excess: 0 oracle, 1 no order at all.",))
-    return first, second, third
+    header = ("modality", "agreement", "mean weight", "deviation", "rank correlation", "within images")
+    fourth = Table(
+        "Weights against the agreement of the maps", header, agreement_rows(found["agreement"]), (AGREEMENT,)
+    )
+    return first, second, fourth, third
 
 
+def agreement_rows(agreement: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+    return tuple((name, *(f"{value:.4f}" for value in row.values())) for name, row in agreement.items())
+
+
+AGREEMENT = (
+    "Agreement: of a patch's map with what the same extractor sees in the HR image shrunk to LR size; minus the mean "
+    "difference of the rendered maps, the share of edge pixels found within 2 px, the cosine of DINO features. The "
+    "extractors' own errors on clean images are not in it."
+)
 CORRELATIONS = ("correlation", "correlation_within_images", "weight_deviation")
 RANKS = (
     "rank_correlation",

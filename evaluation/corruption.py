@@ -1,7 +1,8 @@
 """Router sanity: one modality's map is damaged; does its weight fall, and what does the damage cost?
 
 The router of the paper reads the LR image and U alone (Section 3.3), so it cannot see a damaged map: its weights know
-only where a modality tends to fail. This measures it, whatever the router reads.
+only where a modality tends to fail. With `models.routing.reliability` beside it the maps count too. This measures it,
+whatever the router reads.
 """
 
 from dataclasses import dataclass, replace

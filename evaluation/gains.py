@@ -38,6 +38,7 @@ class Scene:
     coarse_sr: Tensor
     uncertainty_map: Tensor
     modalities: dict[str, Tensor]
+    tokens: Tensor  # behind the modalities
     hr_image: Tensor  # (1, 3, 16 rows, 16 columns)
     options: UpscaleOptions
 
@@ -75,9 +76,9 @@ class GainMeter:
         _, text_ids, null_ids = self.upscaler.read_text(lr, self.options, watch)
         noise = self.upscaler.noise(lr.shape[-2] // 4, lr.shape[-1] // 4, self.options.seed)
         upscaled, coarse_sr, uncertainty_map = self.network.estimate(lr)
-        modalities, _ = self.network.render(lr, coarse_sr, VISUAL_MODALITIES)
+        modalities, tokens = self.network.render(lr, coarse_sr, VISUAL_MODALITIES)
         region = Region(lr, noise, text_ids, null_ids)
-        return Scene(region, upscaled, coarse_sr, uncertainty_map, modalities, hr, self.options)
+        return Scene(region, upscaled, coarse_sr, uncertainty_map, modalities, tokens, hr, self.options)
 
     @torch.no_grad()
     def route(self, scene: Scene) -> dict[str, Tensor]:
@@ -90,6 +91,7 @@ class GainMeter:
             scene.upscaled,
             scene.uncertainty_map,
             scene.modalities,
+            scene.tokens,
             dict.fromkeys(scene.modalities, 1.0),
             self.options.cfg_scale or 1.0,
             self.options.intervention,

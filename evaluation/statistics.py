@@ -1,6 +1,6 @@
 """Covariances with bootstrap intervals, rank correlation, and risk-coverage curves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,12 @@ def rank_correlation(a: Array, b: Array) -> float:
     x, y = x - x.mean(), y - y.mean()
     length = np.sqrt((x**2).sum() * (y**2).sum())
     return float((x * y).sum() / length) if length > 0 else float("nan")
+
+
+def mean_of_known(values: Iterable[float]) -> float:
+    """NaN only where nothing is known: numpy's own nanmean warns of that."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def risk_curve(uncertainty: Array, error: Array, points: int = 20) -> list[float]:

@@ -7,10 +7,14 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import obstore
+import structlog
 from obstore.store import LocalStore, MemoryStore, from_url
 
 from jobs import keys
 from jobs.errors import JobError
+
+# A store that is away is told to callers within seconds; the library itself would go on for three minutes.
+RETRIES: Any = {"max_retries": 10, "retry_timeout": timedelta(seconds=15)}
 
 
 def input_key(job_id: str) -> str:
@@ -63,14 +67,20 @@ class BlobStore:
                 folder = Path(unquote(parts.path) if parts.scheme else storage_url).absolute()
                 folder.mkdir(parents=True, exist_ok=True)
                 return cls(LocalStore(folder, automatic_cleanup=True))
-            return cls(from_url(storage_url))
+            if parts.scheme == "memory":
+                return cls(from_url(storage_url))
+            return cls(from_url(storage_url, retry_config=RETRIES))
         except (OSError, obstore.exceptions.BaseError) as error:
             raise JobError("storage-unavailable", f"{storage_url} cannot be opened: {error}") from error
 
-    def put(self, key: str, data: bytes) -> None:
-        """Write `data` under `key`, over what was there. Raises storage-full or storage-unavailable."""
+    def put(self, key: str, data: bytes, content_type: str | None = None) -> None:
+        """Write `data` under `key`, over what was there. Raises storage-full or storage-unavailable.
+
+        content_type: what an object store answers a signed link with; a folder has no place for it.
+        """
+        attributes = {"Content-Type": content_type} if content_type and not isinstance(self._store, LocalStore) else {}
         try:
-            obstore.put(self._store, key, data)
+            obstore.put(self._store, key, data, attributes=attributes)
         except (OSError, obstore.exceptions.BaseError) as error:
             raise _storage_error(error) from error
 
@@ -139,8 +149,9 @@ class BlobStore:
 
 def _storage_error(error: Exception) -> JobError:
     is_full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-    # The first line only: the rest is the library's debugging dump, with paths in it.
+    # For the log alone, and the first line of it: it names folders, buckets and addresses, no business of a caller's.
     reason = (str(error).splitlines() or [type(error).__name__])[0]
+    structlog.get_logger().error("storage_failed", reason=reason)
     if is_full:
         return JobError("storage-full", "There is no space left for images.", retry_after_seconds=60)
-    return JobError("storage-unavailable", f"The image storage failed: {reason}", retry_after_seconds=10)
+    return JobError("storage-unavailable", "The image storage failed; the log tells how.", retry_after_seconds=10)

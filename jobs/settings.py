@@ -74,7 +74,17 @@ class Settings(BaseSettings):
     decode_seconds: float = Field(
         default=1.5, gt=0, description="Processor time an upload may take to be decoded, in seconds."
     )
-    decode_megabytes: int = Field(default=300, ge=50, description="Memory an upload may take to be decoded, in MiB.")
+    decode_wall_seconds: float = Field(
+        default=1.8,
+        gt=0,
+        description="The same by the clock, in seconds, without the time in which the decoder was denied a processor.",
+    )
+    decode_megabytes: int = Field(
+        default=240,
+        ge=50,
+        description="Memory an upload of up to 12 megapixels may take to be decoded, in MiB, the file included; "
+        "a larger image in proportion to its pixels.",
+    )
     max_queue_length: int = Field(
         default=100, gt=0, description="Jobs that may wait per profile; beyond that POST answers 429."
     )

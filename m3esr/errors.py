@@ -20,6 +20,15 @@ EXTRAS = {
     "huggingface_hub": "diffusion",
     "bitsandbytes": "quantised",
 }
+# Package of ours that an image may leave out -> where to run what needs it
+_IN_THE_WORKER = "Run this in the worker's (m3esr-worker, docs/weights.md), or from the repository"
+ELSEWHERE = {
+    "models": _IN_THE_WORKER,
+    "worker": _IN_THE_WORKER,
+    "service": "Run this in the service's (m3esr-service), or from the repository",
+    "evaluation": "Run this from the repository",
+    "training": "Run this from the repository",
+}
 
 
 class UserError(Exception):
@@ -29,8 +38,8 @@ class UserError(Exception):
 def missing_package(error: ModuleNotFoundError) -> UserError | None:
     """The message for a package of one of our extras that is not installed; None for any other module."""
     name = (error.name or "").split(".")[0]
-    if name == "evaluation":  # the images of the service and the worker leave it out
-        return UserError("evaluation is not part of this image. Run it from the repository, or pip install m3esr.")
+    if name in ELSEWHERE:
+        return UserError(f"{name} is not part of this image. {ELSEWHERE[name]}, or pip install m3esr.")
     if name not in EXTRAS:
         return None
     return UserError(f"'{name}' is not installed. Install the extra: pip install 'm3esr[{EXTRAS[name]}]'")

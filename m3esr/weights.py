@@ -99,28 +99,29 @@ def verify(
     from models import receipts
 
     root = _root(models_dir)
+    told = [
+        (source.folder, path, record)
+        for source in _find(names or []) or installed(root)
+        for path, record in records(root / source.folder, source).items()
+    ]
+    if not told:
+        raise UserError(f"nothing in {root} was fetched by m3esr models pull, so there is nothing to compare with")
     faults: list[str] = []
-    num_checked = 0
     with _progress() as progress:
-        for source in _find(names or []) or installed(root):
-            folder = root / source.folder
-            for path, record in records(folder, source).items():
-                bar = progress.add_task(path.rpartition("/")[2], total=record.num_bytes)
-                fault = receipts.find_fault(folder / path, record, lambda num, bar=bar: progress.advance(bar, num))
-                progress.remove_task(bar)
-                num_checked += 1
-                if fault:
-                    faults.append(f"{source.folder}/{path}: {fault}")
-                    if delete:
-                        (folder / path).unlink(missing_ok=True)
+        for folder, path, record in told:
+            bar = progress.add_task(path.rpartition("/")[2], total=record.num_bytes)
+            fault = receipts.find_fault(root / folder / path, record, lambda num, bar=bar: progress.advance(bar, num))
+            progress.remove_task(bar)
+            if fault:
+                faults.append(f"{folder}/{path}: {fault}")
+                if delete:
+                    (root / folder / path).unlink(missing_ok=True)
     for line in faults:
         typer.echo(line)
     if faults:
         todo = "Fetch them again with: m3esr models pull" if delete else "Run it with --delete, then m3esr models pull"
-        raise UserError(f"{len(faults)} of {num_checked} files are not as they were fetched. {todo}.")
-    if not num_checked:
-        raise UserError(f"nothing in {root} was fetched by m3esr models pull, so there is nothing to compare with")
-    typer.echo(f"{num_checked} files are as they were fetched.")
+        raise UserError(f"{len(faults)} of {len(told)} files are not as they were fetched. {todo}.")
+    typer.echo(f"{len(told)} files are as they were fetched.")
 
 
 @app.command("rm")

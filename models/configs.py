@@ -8,6 +8,7 @@ from models.fusion.experts import FusionConfig
 from models.modalities.config import PerceptionConfig
 from models.modalities.text import TextConfig
 from models.routing.coarse import CoarseConfig
+from models.routing.reliability import ReliabilityConfig
 from models.routing.router import RouterConfig
 
 VISUAL_MODALITIES = ("segmentation", "depth", "edge", "dino")
@@ -36,6 +37,7 @@ class M3ESRConfig:
     perception: PerceptionConfig
     codec: CodecConfig = field(default_factory=CodecConfig)
     router: RouterConfig = field(default_factory=RouterConfig)
+    reliability: ReliabilityConfig | None = None  # ours, not the paper's; None: the router as it is in the paper
     fusion: FusionConfig = field(default_factory=FusionConfig)
     text: TextConfig = field(default_factory=TextConfig)
     denoiser: DenoiserConfig

@@ -20,6 +20,7 @@ from models.modalities.rendering import render_depth, render_segmentation
 from models.modalities.text import TextEncoder
 from models.precision import REDUCED, reduce_weights
 from models.routing.coarse import MARGIN, CoarseNetwork, upscale
+from models.routing.reliability import ModalityReliability
 from models.routing.router import UncertaintyRouter
 from models.routing.uncertainty import estimate_uncertainty
 
@@ -50,6 +51,7 @@ class M3ESR(nn.Module):
         self.denoiser = DiffusionTransformer(config.denoiser)
         self.fusion = ModalityFusion(config.fusion, time_width=config.denoiser.width)
         self.text_encoder = TextEncoder(config.text)
+        self.reliability = ModalityReliability(config.reliability) if config.reliability is not None else None
         self.compute_dtype = torch.float32
 
     def use_dtype(self, dtype: torch.dtype) -> "M3ESR":
@@ -78,7 +80,7 @@ class M3ESR(nn.Module):
         return self.codec.normalise(lr_latent), self.codec.to_residual(self.codec.encode(coarse_sr), lr_latent)
 
     def render(self, lr_image: Tensor, coarse_sr: Tensor, names: tuple[str, ...]) -> tuple[dict[str, Tensor], Tensor]:
-        """The modalities asked for, in the form that the fusion takes, and segmentation probabilities (B, S, ., .).
+        """The modalities asked for, in the form that the fusion takes, and the tokens (B, D, H/4, W/4) behind them.
 
         Segmentation, depth and DINO see the LR image, on which they were trained; Canny sees the coarse image, whose
         edges are not those of noise.
@@ -94,13 +96,30 @@ class M3ESR(nn.Module):
             rendered["edge"] = canny_edges(coarse_sr).expand(-1, 3, -1, -1)
         if "dino" in names:
             rendered["dino"] = seen.dino
-        return rendered, seen.segmentation.softmax(1)
+        return rendered, seen.tokens
 
-    def route(self, lr_image: Tensor, uncertainty_map: Tensor) -> dict[str, Tensor]:
-        """Expert weights (B, H/4, W/4) in [0, 1] per modality, from the LR image and U alone."""
+    def route(
+        self, lr_image: Tensor, uncertainty_map: Tensor, modalities: dict[str, Tensor], tokens: Tensor
+    ) -> dict[str, Tensor]:
+        """Expert weights (B, H/4, W/4) in [0, 1] of the modalities given; they and the tokens are those of `render`.
+
+        The paper's router sees the LR image and U alone. Ours, not the paper's: with `M3ESRConfig.reliability` what
+        the maps themselves are worth joins its logits.
+        """
         with self.reduced():
-            routed = self.router(lr_image, uncertainty_map)
-        return {name: weights.float() for name, weights in routed.items()}
+            routed = self.router.logits(lr_image, uncertainty_map)
+        return self.weigh(routed, lr_image, modalities, tokens)
+
+    def weigh(
+        self, logits: dict[str, Tensor], lr_image: Tensor, modalities: dict[str, Tensor], tokens: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Router's logits (B, H/4, W/4) -> weights of the modalities given; tokens are read with reliability only."""
+        joined = {name: logits[name].float() for name in modalities}
+        if self.reliability is not None:
+            assert tokens is not None
+            for name, offset in self.reliability.offsets(lr_image, tokens, modalities).items():
+                joined[name] = joined[name] + offset
+        return {name: logit.sigmoid() for name, logit in joined.items()}
 
     def prepare(
         self,

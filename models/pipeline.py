@@ -187,7 +187,7 @@ class Upscaler:
             if watch.num_steps == 0:
                 return self.compose(coarse_sr, upscaled, uncertainty_map, options), uncertainty
         with watch.stage("perception", 0.1):
-            modalities, _ = network.render(region.lr_image, coarse_sr, names) if names else ({}, None)
+            modalities, tokens = network.render(region.lr_image, coarse_sr, names) if names else ({}, None)
         strengths = {name: options.strength(name) for name in names}
         cfg_scale = options.cfg_scale or 1.0
 
@@ -196,7 +196,7 @@ class Upscaler:
 
         with watch.stage("routing", 0.15):
             crops = region.prepare(
-                network, upscaled, uncertainty_map, modalities, strengths, cfg_scale, options.intervention
+                network, upscaled, uncertainty_map, modalities, tokens, strengths, cfg_scale, options.intervention
             )
         with watch.stage("denoising", 0.2):
             start, end = denoise(

@@ -47,6 +47,7 @@ class Region:
         upscaled: Tensor,
         uncertainty_map: Tensor,
         modalities: dict[str, Tensor],
+        tokens: Tensor | None,
         strengths: dict[str, float],
         cfg_scale: float,
         intervention: Intervention = Intervention(),  # noqa: B008 (frozen)
@@ -54,6 +55,7 @@ class Region:
     ) -> Crops:
         """Routes the region as a whole, cuts it into tiles of the training size, projects Q, K, V: all of it once.
 
+        modalities, tokens: of `M3ESR.render`; None without modalities.
         expert_weights: (1, rows, columns) each in place of the router's, for experiments that need their gradient.
         """
         sampler = network.config.sampler
@@ -70,7 +72,9 @@ class Region:
         # the router sees more than a tile: its weights have no borders where the tiles have
         routed = expert_weights
         if routed is None:
-            routed = network.route(self.lr_image, uncertainty_map) if modalities else {}
+            routed = {}
+            if tokens is not None:
+                routed = network.route(self.lr_image, uncertainty_map, modalities, tokens)
         weights = {name: hold(routed[name], name, intervention) for name in modalities}
         conditional = network.prepare(
             lr_latent,

@@ -11,9 +11,13 @@ import io
 import json
 import os
 import resource
+import select
 import signal
 import sys
+import time
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pi_heif
@@ -44,8 +48,12 @@ MODES = (
 )
 MAX_SIDE = 65_535
 EXIF_ORIENTATION, TIFF_SAMPLE_FORMAT = 0x0112, 339
-# A limit of processor time does not end a process that waits for something that never comes.
-WALL_SECONDS = 20
+# The limit of memory is that of an image of so many pixels or fewer; a larger one has more in proportion. Decoders take
+# up to 16 bytes a pixel (WebP: two canvases, a copy and Pillow's own), so no one number suits thumbnail and poster.
+LIMITED_PIXELS = 12_000_000
+# Where the system does not tell how long a process waited for a processor, it may have been that long.
+UNKNOWN_WAIT_SECONDS = 20.0
+MAX_ANSWER_BYTES = 4000  # below PIPE_BUF: such a line is written whole or not at all
 
 
 class Refusal(Exception):
@@ -56,30 +64,40 @@ class Refusal(Exception):
         self.code = code
 
 
-def examine(data: bytes, is_whole: bool) -> dict[str, Any]:
+def examine(data: bytes, is_whole: bool, allow_pixels: Callable[[int], None]) -> dict[str, Any]:
     """Width and height as stored, format, and whether the picture lies on its side.
 
     is_whole: also decode every pixel, once and for nothing: a truncated file is told now and not by a failed job.
-    Raises Refusal.
+    allow_pixels: told how many pixels will be decoded, before they are. Raises Refusal.
     """
     with _open(data) as image:
-        if max(image.size) > MAX_SIDE:
-            raise Refusal("too-many-pixels", f"A side of the image has {max(image.size)} pixels, above {MAX_SIDE}.")
+        width, height = image.size
+        if max(width, height) > MAX_SIDE:
+            raise Refusal("too-many-pixels", f"A side of the image has {max(width, height)} pixels, above {MAX_SIDE}.")
         _refuse_animation(image)
         if is_whole:
-            try:
-                image.load()
-            except MemoryError:
-                raise
-            except Exception as error:
-                raise _damaged(error) from error
+            allow_pixels(width * height)
+            _load(image)
         _refuse_samples(image)
         return {
-            "width": image.size[0],
-            "height": image.size[1],
+            "width": width,
+            "height": height,
             "format": TOLD_AS.get(str(image.format), str(image.format).lower()),
             "is_on_its_side": _is_on_its_side(image, is_whole),
         }
+
+
+def _load(image: Image.Image) -> None:
+    try:
+        if image.format in ("JPEG", "MPO"):
+            # Every coefficient is read, so what is damaged is found, but an eighth of the rows and columns is drawn:
+            # a third of the time, and of memory what a progressive file needs for its coefficients.
+            image.draft(image.mode, (1, 1))
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _damaged(error) from error
 
 
 def _open(data: bytes) -> Image.Image:
@@ -138,55 +156,121 @@ def serve(requests: BinaryIO, answers: int) -> None:
     """Answer requests until there are no more."""
     while line := requests.readline():
         request = json.loads(line)
-        if "go_on" in request:
-            continue  # meant for a child that died before it heard it
         data = requests.read(request["num_bytes"])
-        child = os.fork()
-        if child == 0:
-            _answer_and_end(data, request, requests, answers)
-        status = os.waitpid(child, 0)[1]
-        if status:  # it died before its last answer
-            reason = "time" if os.WIFSIGNALED(status) and os.WTERMSIG(status) in _OUT_OF_TIME else "memory"
-            _write(answers, _too_costly(reason))
-        del data  # not held while the next request is waited for
+        look = Look(data, request)
+        try:
+            header = look.next_answer()
+            _write(answers, header)
+            if "code" not in header:  # our caller looks at the size before it lets us decode pixels
+                is_asked = json.loads(requests.readline() or b"{}").get("go_on", False)
+                _write(answers, look.next_answer() if is_asked else {})
+        finally:
+            look.end()
+        del data, look  # not held while the next request is waited for
 
 
-_OUT_OF_TIME = (signal.SIGPROF, signal.SIGALRM, signal.SIGXCPU)
+class Look:
+    """A fork of this process that looks at one file: at its header, and when asked for the next answer at its pixels.
+
+    It may take so long by the clock while its answers are waited for, not counting the time in which the system denied
+    it a processor: a limit of processor time does not end what waits for something that never comes, and one by the
+    clock alone would refuse good photographs on a busy machine.
+    """
+
+    def __init__(self, data: bytes, request: dict[str, Any]) -> None:
+        self._seconds_left = float(request["wall_seconds"])
+        told, self._tell = os.pipe()
+        self._answers, answers = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._tell)  # so that it hears when this process ends
+            _look_and_end(data, request, told, answers)
+        os.close(told)
+        os.close(answers)
+
+    def next_answer(self) -> dict[str, Any]:
+        """What the header says, then what the whole picture is; a refusal, also in place of a fork that died."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._tell, b"\n")
+        if not self._await():
+            os.kill(self._pid, signal.SIGKILL)
+            return _too_costly("time")
+        if line := os.read(self._answers, MAX_ANSWER_BYTES):
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        status = os.waitstatus_to_exitcode(self._reap())
+        return _too_costly("time" if -status in (signal.SIGPROF, signal.SIGXCPU) else "memory")
+
+    def _await(self) -> bool:
+        """Whether an answer came, or the end of the fork, before its time was over."""
+        started, delay = time.monotonic(), _seconds_without_processor(self._pid)
+        while (left := self._seconds_left - (time.monotonic() - started) + self._delay_since(delay)) > 0:
+            if select.select([self._answers], [], [], left)[0]:
+                self._seconds_left = left
+                return True
+        return False
+
+    def _delay_since(self, seconds: float | None) -> float:
+        now = _seconds_without_processor(self._pid)
+        return UNKNOWN_WAIT_SECONDS if now is None or seconds is None else now - seconds
+
+    def _reap(self) -> int:
+        pid, self._pid = self._pid, 0
+        return os.waitpid(pid, 0)[1]
+
+    def end(self) -> None:
+        """Leave nothing of it."""
+        os.close(self._tell)
+        os.close(self._answers)
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            self._reap()
 
 
-def _answer_and_end(data: bytes, request: dict[str, Any], requests: BinaryIO, answers: int) -> None:
+def _seconds_without_processor(pid: int) -> float | None:
+    """For how long the process was ready to run and could not, since it began; None where the system does not tell."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return None
+
+
+def _look_and_end(data: bytes, request: dict[str, Any], told: int, answers: int) -> None:
     status = 1
     try:
-        _limit_memory(request["megabytes"] * 2**20)
-        answer = _examine_within(request["header_seconds"], data, is_whole=False)
-        _write(answers, answer)
-        if "code" not in answer:  # our caller looks at the size before it lets us decode pixels
-            is_asked = json.loads(requests.readline() or b"{}").get("go_on", False)
-            _write(answers, _examine_within(request["seconds"], data, is_whole=True) if is_asked else {})
+        num_bytes = request["megabytes"] * 2**20
+        _limit_memory(num_bytes)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        for is_whole in (False, True):
+            if not os.read(told, 1):
+                break
+            seconds = request["seconds"] - time.process_time() if is_whole else request["header_seconds"]
+            answer = _examine_within(max(seconds, 0.01), num_bytes, data, is_whole)  # 0 would be no limit
+            _write(answers, answer)
         status = 0
     finally:
         os._exit(status)  # nothing of the helper is to be flushed or unwound by its copy
 
 
-def _examine_within(seconds: float, data: bytes, *, is_whole: bool) -> dict[str, Any]:
-    # Both signals end the process where it stands, in the midst of C code too.
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
+def _examine_within(seconds: float, num_bytes: int, data: bytes, is_whole: bool) -> dict[str, Any]:
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # ends the process where it stands, in the midst of C code too
     try:
-        return examine(data, is_whole)
+        return examine(data, is_whole, lambda num_pixels: _allow_pixels(num_pixels, num_bytes))
     except Refusal as refusal:
         return {"code": refusal.code, "detail": str(refusal)}
     except MemoryError:
         return _too_costly("memory")
-    finally:  # what comes now costs nothing, and an answer must not be followed by one that it died
+    finally:  # what comes now costs nothing
         signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _allow_pixels(num_pixels: int, num_bytes: int) -> None:
+    _limit_memory(num_bytes * max(num_pixels, LIMITED_PIXELS) // LIMITED_PIXELS)
 
 
 def _limit_memory(num_bytes: int) -> None:
     with contextlib.suppress(ValueError, OSError):  # a system that has no such limit
-        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 def _too_costly(what: str) -> dict[str, Any]:
@@ -194,7 +278,7 @@ def _too_costly(what: str) -> dict[str, Any]:
 
 
 def _write(answers: int, answer: dict[str, Any]) -> None:
-    os.write(answers, json.dumps(answer)[:4000].encode() + b"\n")  # below PIPE_BUF: whole or not at all
+    os.write(answers, json.dumps(answer)[: MAX_ANSWER_BYTES - 1].encode() + b"\n")
 
 
 def main() -> None:

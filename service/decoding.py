@@ -6,7 +6,9 @@ PNG of millions of empty chunks is parsed for ten seconds, and a thread in C cod
 
 import atexit
 import contextlib
+import dataclasses
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -29,6 +31,21 @@ class ImageFacts:
     width: int
     height: int
     format: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What opening one file may cost.
+
+    header_seconds, seconds: of processor time, for the header and for all of it.
+    wall_seconds: for all of it by the clock, while the decoder has a processor.
+    megabytes: of memory (MiB), the file included, up to decode_helper.LIMITED_PIXELS; in proportion beyond.
+    """
+
+    header_seconds: float
+    seconds: float
+    wall_seconds: float
+    megabytes: int
 
 
 Check = Callable[[ImageFacts], None]
@@ -68,6 +85,8 @@ class Helper:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # libtiff comments on every damaged file
+                # Else glibc keeps the room of a large file for the next, and each fork begins with it.
+                env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)},
                 start_new_session=True,  # Ctrl-C is for the API, which first ends what it began
             )
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -98,14 +117,10 @@ class Decoders:
         self._lock = threading.Lock()
         self._is_known_at_exit = False
 
-    def examine(
-        self, data: bytes, check: Check, *, header_seconds: float, seconds: float, megabytes: int
-    ) -> ImageFacts:
+    def examine(self, data: bytes, check: Check, limits: Limits) -> ImageFacts:
         """What the image is, once every pixel of it was decoded.
 
         check: told what the header says, before a pixel is decoded; may raise to refuse it.
-        header_seconds, seconds: of processor time, for the header and for all of it.
-        megabytes: of memory (MiB), the file included.
         Raises JobError unsupported-format, invalid-image, animated-image, too-many-pixels, costly-image, and what
         `check` raises.
         """
@@ -113,10 +128,9 @@ class Decoders:
             if not self._is_known_at_exit:
                 atexit.register(self.stop)
                 self._is_known_at_exit = True
-        request = {"header_seconds": header_seconds, "seconds": seconds, "megabytes": megabytes}
         helper = self._idle.get()
         try:
-            return helper.ask(request, data, check)
+            return helper.ask(dataclasses.asdict(limits), data, check)
         finally:
             self._idle.put(helper)
 

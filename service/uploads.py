@@ -9,7 +9,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from jobs import InputInfo, JobError, Settings, UpscaleRequest, find_profile
-from service.decoding import Decoders, ImageFacts
+from service.decoding import Decoders, ImageFacts, Limits
 from service.fetching import Fetcher
 from service.problems import invalid_option
 
@@ -144,12 +144,17 @@ def screen_image(data: bytes, options: UpscaleRequest, settings: Settings) -> In
     Pixels are counted from the header, before one of them is decoded. Raises JobError unsupported-format,
     too-many-pixels, animated-image, invalid-image, costly-image or invalid-option.
     """
-    seconds, megabytes = settings.decode_seconds, settings.decode_megabytes
+    limits = Limits(
+        header_seconds=settings.decode_seconds * _HEADER_SHARE,
+        seconds=settings.decode_seconds,
+        wall_seconds=settings.decode_wall_seconds,
+        megabytes=settings.decode_megabytes,
+    )
 
     def check(facts: ImageFacts) -> None:
         check_sizes(options, facts.width, facts.height, settings)
 
-    facts = _DECODERS.examine(data, check, header_seconds=seconds * _HEADER_SHARE, seconds=seconds, megabytes=megabytes)
+    facts = _DECODERS.examine(data, check, limits)
     check(facts)  # again: a PNG may tell behind its pixels that it lies on its side
     return InputInfo(
         width=facts.width,

@@ -121,6 +121,8 @@ def build(args: argparse.Namespace, dataset: GuidedPairs) -> tuple[M3ESR, Tokeni
         fusion=FusionConfig(dino_channels=perception.config.dino_channels, query="patch", is_local=True),
         denoiser=replace(COMPACT_DENOISER, num_layers=args.num_layers),
         segment_names=names,
+        # of training.reliability: frozen here, it knows nothing of this stage's networks
+        reliability=read_config(args.init / "compact.safetensors", M3ESRConfig).reliability if args.init else None,
     )
     network = M3ESR(config)
     network.coarse.load_state_dict(read_tensors(args.coarse))
@@ -131,8 +133,10 @@ def build(args: argparse.Namespace, dataset: GuidedPairs) -> tuple[M3ESR, Tokeni
         shutil.copy(args.init / "tokenizer.json", args.out)
     else:
         fit_codec(network, dataset)
-    for part in (network.coarse, network.perception, *([network.router] if args.freeze_router else [])):
-        part.requires_grad_(False)
+    frozen = [network.coarse, network.perception, network.reliability, network.router if args.freeze_router else None]
+    for part in frozen:
+        if part is not None:
+            part.requires_grad_(False)
     vocabulary = args.out / "tokenizer.json"
     if not vocabulary.exists():
         train_tokenizer([*dataset.all_captions(), *EXTRA_CAPTIONS * 50], TextConfig()).save(str(vocabulary))
@@ -247,8 +251,7 @@ class GuidedStage:
         modalities = self.drop(seen.modalities)
         noisy, sigma, target = self.noisy_latent(seen)
         with half_precision():
-            routed = self.network.router(seen.lr_image, seen.uncertainty_map) if modalities else {}
-            weights = {name: inner(routed[name], 1).float() for name in modalities}
+            weights = self.route(seen, modalities) if modalities else {}
             prepared = self.network.prepare(seen.lr_latent, modalities, weights, self.text_ids(batch))
             velocity = self.network.velocity(noisy, prepared, sigma).float()
         losses = self.image_losses(seen, noisy, sigma, velocity)
@@ -261,6 +264,16 @@ class GuidedStage:
             losses["unbiased"] = (means - config.mean_weight).square().sum()
             losses["loss"] = losses["loss"] + config.unbiased_weight * losses["unbiased"]
         return losses
+
+    def route(self, seen: Seen, modalities: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Expert weights (B, T, T). The router looks at the margin too; maps have none."""
+        routed = self.network.router.logits(seen.lr_image, seen.uncertainty_map)
+        logits = {name: inner(routed[name], 1) for name in modalities}
+        lr_image, tokens = inner(seen.lr_image, 4), None
+        if self.network.reliability is not None:
+            with torch.no_grad():
+                tokens = self.network.perception(lr_image).tokens
+        return self.network.weigh(logits, lr_image, modalities, tokens)
 
     def drop(self, modalities: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.flip(self.config.guidance_dropout):

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import structlog
 
 from jobs import (
+    CONTENT_TYPES,
     REDIS_AWAY,
     BlobStore,
     ErrorInfo,
@@ -153,7 +154,7 @@ class JobRunner:
         # A last look, so that a late run does not store what nobody will read.
         reporter.report("publish", 0, 1, 1.0)
         with _timed(timings, "store"):
-            self._put_files(record.id, attempt_id, image, maps)
+            self._put_files(record.id, attempt_id, image, CONTENT_TYPES[request.output_format], maps)
         return results.build_outcome(result, request, image, maps, timings, self.upscaler.describe())
 
     def _read_input(self, record: JobRecord) -> Any:
@@ -162,13 +163,15 @@ class JobRunner:
             raise JobError("storage-unavailable", "The uploaded image is no longer in the storage.")
         return results.decode(data, self.settings.max_input_pixels)
 
-    def _put_files(self, job_id: str, attempt_id: str, image: bytes, maps: dict[str, results.RenderedMap]) -> None:
-        files = {map_key(job_id, attempt_id, name, "png"): rendered.png for name, rendered in maps.items()}
-        files |= {map_key(job_id, attempt_id, name, "npy"): rendered.npy for name, rendered in maps.items()}
-        files[result_key(job_id, attempt_id)] = image
+    def _put_files(
+        self, job_id: str, attempt_id: str, image: bytes, content_type: str, maps: dict[str, results.RenderedMap]
+    ) -> None:
+        files: list[tuple[str, bytes, str | None]] = [(result_key(job_id, attempt_id), image, content_type)]
+        files += [(map_key(job_id, attempt_id, name, "png"), rendered.png, None) for name, rendered in maps.items()]
+        files += [(map_key(job_id, attempt_id, name, "npy"), rendered.npy, None) for name, rendered in maps.items()]
         # At once: each is a round trip to an object store, and nobody reads one before the record names them all.
         with ThreadPoolExecutor(len(files)) as senders:
-            list(senders.map(self.blobs.put, files.keys(), files.values()))
+            list(senders.map(lambda file: self.blobs.put(*file), files))
 
     def _persist(self, write: Callable[[], T]) -> T:
         """Do `write`, waiting for a Redis that is away: minutes of work hang on this one call."""

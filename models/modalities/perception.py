@@ -30,6 +30,7 @@ class Perception:
     dino: Tensor  # (B, Cd, H/4, W/4), teacher features in principal components; compare by cosine
     segmentation: Tensor  # (B, S, H/2, W/2) logits
     depth: Tensor  # (B, 1, H/2, W/2) relative inverse depth in [0, 1]; higher is closer
+    tokens: Tensor  # (B, D, H/4, W/4), normalised: what all three were read from
 
 
 class ChannelNorm(nn.Module):
@@ -165,6 +166,7 @@ class PerceptionNet(nn.Module):
             dino=self.dino_head(tokens),
             segmentation=self.segmentation_head(dense),
             depth=torch.sigmoid(self.depth_head(dense)),
+            tokens=tokens,
         )
 
 

@@ -39,6 +39,10 @@ class UncertaintyRouter(nn.Module):
         nn.init.zeros_(self.to_weights.bias)
 
     def forward(self, lr_image: Tensor, uncertainty_map: Tensor) -> dict[str, Tensor]:
+        return {name: logits.sigmoid() for name, logits in self.logits(lr_image, uncertainty_map).items()}
+
+    def logits(self, lr_image: Tensor, uncertainty_map: Tensor) -> dict[str, Tensor]:
+        """The weights before their sigmoid, any real number."""
         patches = F.pixel_unshuffle(lr_image - 0.5, PATCH)
         cues = torch.cat([patches, torch.log1p(10 * uncertainty_map)], 1)
         grid = self.embed(cues.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -47,5 +51,5 @@ class UncertaintyRouter(nn.Module):
         x = grid.flatten(2).transpose(1, 2)
         for layer in self.layers:
             x = layer(x)
-        weights = self.to_weights(self.norm(x)).sigmoid().unflatten(1, (height, width))
-        return {name: weights[..., m] for m, name in enumerate(self.config.modalities)}
+        logits = self.to_weights(self.norm(x)).unflatten(1, (height, width))
+        return {name: logits[..., m] for m, name in enumerate(self.config.modalities)}

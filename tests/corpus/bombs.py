@@ -153,7 +153,7 @@ def _scans(modes: tuple[str, ...]) -> Iterator[Case]:
         jpeg = saved(Image.new(mode, (4880, 4880)), "JPEG", progressive=True)
         scan = jpeg[jpeg.rfind(b"\xff\xc4") : -2]
         data = jpeg[:-2] + scan * ((3 << 20) // len(scan)) + jpeg[-2:]
-        yield Case(f"jpeg-scans-{mode}", data, COSTLY, options=HARDLY_LARGER)
+        yield Case(f"jpeg-scans-{mode}", data, COSTLY, options=HARDLY_LARGER, is_large=True)
 
 
 def _largest() -> Iterator[Case]:
@@ -162,7 +162,7 @@ def _largest() -> Iterator[Case]:
     for depth, colour, channels in ((8, 2, 3), (16, 6, 4), (1, 0, 1)):
         row_bytes = SIDE * depth * channels // 8 + (depth == 1)
         data = png(header=png_header(SIDE, SIDE, depth, colour), pixels=deflated_zeros((row_bytes + 1) * SIDE))
-        yield Case(f"png-largest-{depth}-{channels}", data, COSTLY, may_pass=True, options=HARDLY_LARGER)
+        yield Case(f"png-largest-{depth}-{channels}", data, size=(SIDE, SIDE), options=HARDLY_LARGER, is_large=True)
     for image_format, options in (
         ("JPEG", {"progressive": True, "subsampling": 0}),
         ("WEBP", {"lossless": True, "method": 0}),
@@ -170,14 +170,19 @@ def _largest() -> Iterator[Case]:
         ("TIFF", {"compression": "tiff_deflate"}),
     ):
         data = saved(flat, image_format, **options)
-        yield Case(f"{image_format}-largest", data, COSTLY | BROKEN, may_pass=True, options=HARDLY_LARGER)
-        yield Case(f"{image_format}-largest-x4", data, TOO_MANY | COSTLY | BROKEN)
+        yield Case(f"{image_format}-largest", data, size=(SIDE, SIDE), options=HARDLY_LARGER, is_large=True)
+        yield Case(f"{image_format}-largest-x4", data, TOO_MANY)
     heic = heic_of(flat, quality=10)
-    yield Case("heic-largest", heic, COSTLY | BROKEN, may_pass=True, options=HARDLY_LARGER)
-    yield Case("heic-largest-x4", heic, TOO_MANY | COSTLY | BROKEN)
+    yield Case("heic-largest", heic, size=(SIDE, SIDE), options=HARDLY_LARGER, is_large=True)
+    yield Case("heic-largest-x4", heic, TOO_MANY)
     pixels = deflated_zeros(SIDE * SIDE * 3 + 900_000_000)  # far more behind the last row
     yield Case(
-        "png-more-rows", png(header=png_header(SIDE, SIDE), pixels=pixels), ANY, may_pass=True, options=HARDLY_LARGER
+        "png-more-rows",
+        png(header=png_header(SIDE, SIDE), pixels=pixels),
+        ANY,
+        may_pass=True,
+        options=HARDLY_LARGER,
+        is_large=True,
     )
     packed = zlib.compress(bytes(1000)) + deflated_zeros(500_000_000)
     yield Case(
@@ -185,4 +190,4 @@ def _largest() -> Iterator[Case]:
     )
     frames = [Image.new("RGB", (4800, 4800), (i * 20, 0, 0)) for i in range(3)]
     data = saved(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True, method=0)
-    yield Case("webp-largest-frames", data, ANIMATED | COSTLY | BROKEN, options=HARDLY_LARGER)
+    yield Case("webp-largest-frames", data, ANIMATED, options=HARDLY_LARGER, is_large=True)

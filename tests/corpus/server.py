@@ -1,5 +1,10 @@
-"""An API process of its own to send the corpus to, and what it costs: processor time and memory of its whole tree."""
+"""An API process of its own to send the corpus to, and what it costs: processor time and memory of its whole tree.
 
+Memory of the API is the growth of its resident pages without files; that of a look at a file is the PSS of a helper and
+its fork, in which what they share counts once.
+"""
+
+import contextlib
 import os
 import subprocess
 import sys
@@ -26,9 +31,10 @@ class MeasuredServer:
         self.process = subprocess.Popen(command, env=os.environ | env, stdout=subprocess.DEVNULL)
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
         self._await_start()
-        self._baseline_bytes = _memory(self.process.pid)
-        self._api_peak_bytes = 0
-        self.decode_peak_bytes = 0  # of the most expensive helper or fork of one
+        self._baseline_bytes = _private_bytes(self.process.pid)
+        self.growth_bytes = 0  # of the process of the API, at its peak
+        self.decode_peak_bytes = 0  # of a helper and its fork together
+        self.peak_bytes = 0  # of both at the same moment
         self._is_over = threading.Event()
         self._watch = threading.Thread(target=self._sample, daemon=True)
         self._watch.start()
@@ -59,25 +65,27 @@ class MeasuredServer:
                 total += sum(int(value) for value in fields[11:15])
         return total / _TICKS
 
-    @property
-    def growth_bytes(self) -> int:
-        """How far the process of the API grew at its peak."""
-        return max(0, self._api_peak_bytes - self._baseline_bytes)
+    def forget_peaks(self) -> None:
+        """Begin to look for peaks anew."""
+        self.growth_bytes = self.decode_peak_bytes = self.peak_bytes = 0
 
     def _sample(self) -> None:
-        while not self._is_over.wait(0.02):
-            api, *others = (_memory(pid) for pid in self._tree())
-            self._api_peak_bytes = max(self._api_peak_bytes, api)
-            self.decode_peak_bytes = max(self.decode_peak_bytes, *others, 0)
+        while not self._is_over.wait(0.01):
+            growth = max(0, _private_bytes(self.process.pid) - self._baseline_bytes)
+            decode = max(
+                (_shared_out_bytes(_with_children(helper)) for helper in _children(self.process.pid)), default=0
+            )
+            self.growth_bytes = max(self.growth_bytes, growth)
+            self.decode_peak_bytes = max(self.decode_peak_bytes, decode)
+            self.peak_bytes = max(self.peak_bytes, growth + decode)
 
     def _tree(self) -> list[int]:
         # API, helpers, and the fork of a helper that looks at one file
-        found, fresh = [self.process.pid], [self.process.pid]
-        while fresh:
-            children = [child for pid in fresh for child in _children(pid)]
-            found += children
-            fresh = children
-        return found
+        return [self.process.pid, *(pid for helper in _children(self.process.pid) for pid in _with_children(helper))]
+
+
+def _with_children(pid: int) -> list[int]:
+    return [pid, *_children(pid)]
 
 
 def _children(pid: int) -> list[int]:
@@ -95,12 +103,23 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _memory(pid: int) -> int:
+def _private_bytes(pid: int) -> int:
+    """Resident memory without the files that processes share."""
     try:
         pages = Path(f"/proc/{pid}/statm").read_text().split()
     except OSError:
         return 0  # it ended meanwhile
-    return (int(pages[1]) - int(pages[2])) * _PAGE  # without files that processes share
+    return (int(pages[1]) - int(pages[2])) * _PAGE
+
+
+def _shared_out_bytes(pids: list[int]) -> int:
+    """PSS: resident memory, what several processes share divided among them."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, StopIteration):
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += next(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+    return total
 
 
 def _stat(pid: int) -> list[str]:

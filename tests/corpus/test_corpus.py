@@ -30,9 +30,11 @@ from worker.metrics import WorkerMetrics
 from worker.runner import JobRunner
 
 IS_FULL = os.environ.get("CORPUS") == "full"
-MAX_SECONDS = 2.0  # of processor time: what else runs on the machine is no fault of a file
-MAX_WALL_SECONDS = 20.0
-MAX_GROWTH_BYTES = 300 << 20
+MAX_SECONDS = 2.0  # of processor time, and by the clock while a processor is free
+MAX_SECONDS_ON_A_BUSY_MACHINE = 20.0
+FREE_SHARE = 0.05  # of the time, in which something may wait for a processor and one still counts as free
+MAX_BYTES = 300_000_000  # of the API's growth and the decoder together
+LARGE_BYTES = 480_000_000  # the same, for an image above decode_helper.LIMITED_PIXELS
 LARGE_PIXELS = 1_000_000  # beyond this the result is not made: the figures are of the API
 GROUPS = {"good": good_cases, "bad": bad_cases, "bombs": lambda: bomb_cases(IS_FULL)}
 
@@ -46,16 +48,29 @@ class Figures:
     taken: int = 0
     refused: collections.Counter[str] = field(default_factory=collections.Counter)
     slowest: tuple[float, str] = (0.0, "")
+    slowest_unhindered: tuple[float, str] = (0.0, "none")
+    num_unhindered: int = 0
     most_processor: tuple[float, str] = (0.0, "")
+    most_growth: tuple[int, str] = (0, "")
+    most_decode: tuple[int, str] = (0, "")
+    most_memory: tuple[int, str] = (0, "")
+    most_memory_of_large: tuple[int, str] = (0, "")
 
-    def lines(self, growth_bytes: int, decode_bytes: int) -> list[str]:
+    def lines(self) -> list[str]:
         """As a table in Markdown."""
         rows = [("files", self.taken + self.refused.total()), ("taken (2xx)", self.taken)]
         rows += [(f"refused: `{code}`", count) for code, count in self.refused.most_common()]
         rows.append(("slowest answer", f"{self.slowest[0]:.2f} s ({self.slowest[1]})"))
         rows.append(("most processor time", f"{self.most_processor[0]:.2f} s ({self.most_processor[1]})"))
-        rows.append(("growth of the API's memory", f"{growth_bytes >> 20} MiB"))
-        rows.append(("most memory for one decode", f"{decode_bytes >> 20} MiB"))
+        unhindered = f"{self.slowest_unhindered[0]:.2f} s ({self.slowest_unhindered[1]})"
+        rows.append((f"slowest of the {self.num_unhindered} answers during which a processor was free", unhindered))
+        for title, (num_bytes, name) in (
+            ("most memory: growth of the API", self.most_growth),
+            ("most memory: one decode", self.most_decode),
+            ("most memory: both together, up to 12 megapixels", self.most_memory),
+            ("most memory: both together, larger", self.most_memory_of_large),
+        ):
+            rows.append((title, f"{num_bytes / 1e6:.0f} MB ({name})"))
         return [f"| {name} | {value} |" for name, value in rows]
 
 
@@ -75,18 +90,42 @@ class Bench:
     def send(self, case: Case) -> tuple[int, dict[str, object]]:
         """Status and body of the answer, its cost noted and held to the limits."""
         files = {"file": (case.file_name, case.data, case.content_type)}
-        processor, started = self.server.processor_seconds(), time.perf_counter()
+        self.server.forget_peaks()
+        processor, stalled, started = self.server.processor_seconds(), _stalled_seconds(), time.perf_counter()
         answer = self.server.http.post("/v1/upscale", files=files, data=dict(case.options))
         seconds, spent = time.perf_counter() - started, self.server.processor_seconds() - processor
-        self.figures.slowest = max(self.figures.slowest, (seconds, case.name))
-        self.figures.most_processor = max(self.figures.most_processor, (spent, case.name))
-        assert seconds < MAX_WALL_SECONDS and spent < MAX_SECONDS + 0.2, f"{seconds:.1f} s, {spent:.1f} s of processor"
+        self._note(case, seconds, _stalled_seconds() - stalled, spent)
         if answer.status_code >= 400:
             assert answer.headers["content-type"] == "application/problem+json"
             self.figures.refused[answer.json()["type"].removeprefix("urn:m3esr:problem:")] += 1
         else:
             self.figures.taken += 1
         return answer.status_code, answer.json()
+
+    def _note(self, case: Case, seconds: float, stalled: float, spent: float) -> None:
+        figures, server = self.figures, self.server
+        figures.slowest = max(figures.slowest, (seconds, case.name))
+        if is_free := stalled < FREE_SHARE * seconds:
+            figures.num_unhindered += 1
+            figures.slowest_unhindered = max(figures.slowest_unhindered, (seconds, case.name))
+        figures.most_processor = max(figures.most_processor, (spent, case.name))
+        figures.most_growth = max(figures.most_growth, (server.growth_bytes, case.name))
+        figures.most_decode = max(figures.most_decode, (server.decode_peak_bytes, case.name))
+        if case.is_large:
+            figures.most_memory_of_large = max(figures.most_memory_of_large, (server.peak_bytes, case.name))
+        else:
+            figures.most_memory = max(figures.most_memory, (server.peak_bytes, case.name))
+        limit = MAX_SECONDS if is_free else MAX_SECONDS_ON_A_BUSY_MACHINE
+        assert seconds < limit and spent < MAX_SECONDS, f"{seconds:.2f} s, {spent:.2f} s of processor"
+        assert server.peak_bytes < (LARGE_BYTES if case.is_large else MAX_BYTES), f"{server.peak_bytes / 1e6:.0f} MB"
+
+
+def _stalled_seconds() -> float:
+    """For how long something on this machine was ready to run and had no processor; the clock where none tells."""
+    try:
+        return int(Path("/proc/pressure/cpu").read_text().split("\n")[0].rpartition("total=")[2]) / 1e6
+    except OSError:
+        return time.perf_counter()
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +136,7 @@ def bench(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
         yield bench
     bench.server.close()
     bench.redis.close()
-    print("\n" + "\n".join(bench.figures.lines(bench.server.growth_bytes, bench.server.decode_peak_bytes)))  # noqa: T201  for `make corpus`
+    print("\n" + "\n".join(bench.figures.lines()))  # noqa: T201  for `make corpus`
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -109,8 +148,6 @@ def test_each_file_comes_out_right_or_is_refused_for_a_reason(bench, group):
         except AssertionError as error:
             wrong[case.name] = str(error).split("\n")[0]
     assert wrong == {}
-    for bytes_taken in (bench.server.growth_bytes, bench.server.decode_peak_bytes):
-        assert bytes_taken < MAX_GROWTH_BYTES, f"{bytes_taken >> 20} MiB"
 
 
 def check(bench: Bench, case: Case) -> None:

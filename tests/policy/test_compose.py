@@ -195,3 +195,13 @@ def test_prometheus_scrapes_the_service_and_every_worker():
     assert "service:8000" in config
     port = Settings.model_fields["worker_metrics_port"].default
     assert re.search(rf"- worker\n\s+type: A\n\s+port: {port}\n", config)
+
+
+def test_api_and_worker_have_no_root_powers_and_a_root_that_is_read_only():
+    confined = block(COMPOSE, "x-confined")
+    assert "read_only: true" in confined and items(block(COMPOSE, "x-confined", "cap_drop")) == ["ALL"]
+    assert items(block(COMPOSE, "x-confined", "security_opt")) == ["no-new-privileges:true"]
+    for name in ("service", "worker"):
+        assert "<<: *confined" in block(COMPOSE, "services", name), name
+        assert items(block(COMPOSE, "services", name, "tmpfs"))[0].startswith("/tmp"), name
+        assert "\nUSER m3esr\n" in DOCKERFILES[name], name

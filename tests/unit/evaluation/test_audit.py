@@ -128,7 +128,7 @@ def pairs(tmp_path) -> list[Pair]:
     return made
 
 
-def test_the_whole_audit_is_json_and_three_tables(pairs):
+def test_the_whole_audit_is_json_and_four_tables(pairs):
     steps = []
     found = audit(tiny_upscaler(), pairs, OPTIONS, lambda *step: steps.append(step))
     told = json.loads(to_json(found))
@@ -138,7 +138,9 @@ def test_the_whole_audit_is_json_and_three_tables(pairs):
     assert gamma["total"]["gamma"] == pytest.approx(sum(row["gamma"] for row in gamma["modalities"].values()))
     assert gamma["total"]["low"] <= gamma["total"]["high"]
     assert told["uncertainty"]["uncertainty"]["risk_curve"][-1] == pytest.approx(told["uncertainty"]["mean_error"])
-    first, second, third = audit_tables(found, "here")
+    first, second, fourth, third = audit_tables(found, "here")
+    assert [row[0] for row in fourth.rows] == list(VISUAL_MODALITIES)
+    assert -1 <= told["agreement"]["dino"]["rank_correlation"] <= 1
     assert [row[0] for row in first.rows] == [*VISUAL_MODALITIES, "all"]
     assert second.notes == (BLIND,) and len(second.rows) == 8
     assert [row[0] for row in third.rows] == ["uncertainty"]

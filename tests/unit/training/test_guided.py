@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.routing.reliability import ReliabilityConfig
 from tests.unit.models.tiny import SEGMENTS, tiny_upscaler
 from training.denoiser import MARGIN, TOKENS, GuidedConfig, GuidedStage, inner
 from training.guided import GuidedBatch, GuidedPairs
@@ -52,6 +53,21 @@ def test_every_part_but_the_frozen_ones_gets_a_gradient():
     for name, parameter in guided.network.named_parameters():
         if name.startswith(("coarse.", "perception.")):
             assert parameter.grad is None, name
+
+
+def test_reliability_weighs_in_training_too():
+    """A map's own weights fall or rise with what it holds, on the crop without its margin; the heads stay frozen."""
+    reliability = ReliabilityConfig(width=8, num_blocks=1, token_channels=16, dino_channels=8)
+    upscaler = tiny_upscaler(reliability=reliability)
+    guided = GuidedStage(
+        upscaler.network, upscaler.tokenizer, GuidedConfig(), ImageLosses(ImageLossWeights(), None, 0), seed=0
+    )
+    seen = guided.see(batch())
+    weights = guided.route(seen, seen.modalities)
+    damaged = guided.route(seen, {**seen.modalities, "depth": torch.rand_like(seen.modalities["depth"])})
+    for name, weight in weights.items():
+        assert weight.shape == (2, TOKENS, TOKENS)
+        assert torch.equal(weight, damaged[name]) == (name != "depth")
 
 
 def test_it_learns():

@@ -1,0 +1,149 @@
+"""What a look at a file may cost, and that a limit ends it: time by the processor and the clock, memory by pixels."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs import JobError
+from service.decode_helper import LIMITED_PIXELS, Refusal, examine
+from service.decoding import Decoders, ImageFacts, Limits
+from tests.fakes import picture
+
+AMPLE = Limits(header_seconds=10, seconds=30, wall_seconds=60, megabytes=1000)
+needs_proc = pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="looks into /proc")
+
+
+@pytest.fixture
+def decoders() -> Iterator[Decoders]:
+    decoders = Decoders(num_helpers=1)
+    yield decoders
+    decoders.stop()
+
+
+@pytest.fixture(scope="module")
+def slow_file() -> bytes:
+    """A PNG that takes a few tenths of a second."""
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 2000), np.uint8)
+    Image.fromarray(noise).resize((4000, 4000)).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def flat_png(width: int, height: int) -> bytes:
+    """A PNG of one colour: few bytes, many pixels."""
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, "PNG")
+    return file.getvalue()
+
+
+def examine_whole(decoders: Decoders, data: bytes, limits: Limits) -> ImageFacts:
+    return decoders.examine(data, lambda facts: None, limits)
+
+
+def processor_seconds(decoders: Decoders) -> float:
+    """What the forks of the helper that have ended took."""
+    fields = Path(f"/proc/{decoders._helpers[0]._process.pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[13:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def refusal(decoders: Decoders, data: bytes, limits: Limits) -> JobError:
+    with pytest.raises(JobError) as raised:
+        examine_whole(decoders, data, limits)
+    return raised.value
+
+
+@needs_proc
+def test_a_decoder_that_is_stuck_is_ended_by_the_clock_and_the_next_file_is_taken(decoders, slow_file):
+    examine_whole(decoders, picture(), AMPLE)  # the helper is there
+    helper = decoders._helpers[0]._process
+    children = Path(f"/proc/{helper.pid}/task/{helper.pid}/children")
+    while children.read_text():  # the fork that answered may not have ended yet
+        time.sleep(0.001)
+
+    def stop_the_fork():
+        while not (child := children.read_text()):
+            time.sleep(0.001)
+        os.kill(int(child), signal.SIGSTOP)
+
+    thread = threading.Thread(target=stop_the_fork)
+    thread.start()
+    started = time.monotonic()
+    error = refusal(decoders, slow_file, replace(AMPLE, wall_seconds=0.5))
+    thread.join()
+    assert (error.code, "time" in error.detail) == ("costly-image", True)
+    assert 0.5 <= time.monotonic() - started < 10
+    assert examine_whole(decoders, picture(16, 12), AMPLE).width == 16
+
+
+@needs_proc
+def test_time_without_a_processor_is_no_fault_of_the_file(decoders, slow_file):
+    core = min(os.sched_getaffinity(0))
+    examine_whole(decoders, slow_file, AMPLE)
+    examine_whole(decoders, picture(), AMPLE)  # by now the fork of the file before has ended and is counted
+    seconds = processor_seconds(decoders)
+    os.sched_setaffinity(decoders._helpers[0]._process.pid, {core})
+    burners = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"], preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+        for _ in range(5)
+    ]
+    started = time.monotonic()
+    try:
+        facts = examine_whole(decoders, slow_file, replace(AMPLE, wall_seconds=2.5 * seconds))
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+    assert time.monotonic() - started > 2.5 * seconds  # else nothing was shown
+    assert facts.width == 4000
+
+
+def test_processor_time_ends_what_takes_too_much(decoders, slow_file):
+    error = refusal(decoders, slow_file, replace(AMPLE, seconds=0.02))
+    assert (error.code, "time" in error.detail) == ("costly-image", True)
+
+
+def test_memory_is_limited_by_the_pixels_there_are(decoders):
+    assert LIMITED_PIXELS == 3000 * 4000  # which have 48 MB as Pillow holds them, and half as many more have 72
+    small, large = flat_png(3000, 4000), flat_png(3000, 6000)
+    tight = replace(AMPLE, megabytes=80)
+    assert examine_whole(decoders, large, tight).height == 6000
+    assert examine_whole(decoders, small, tight).height == 4000
+    tighter = replace(AMPLE, megabytes=50)
+    for data in (small, large):
+        error = refusal(decoders, data, tighter)
+        assert (error.code, "memory" in error.detail) == ("costly-image", True)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_jpeg_drawn_small_is_found_damaged_wherever_one_drawn_whole_is(mode, progressive):
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 64, 3), np.uint8)).convert(mode)
+    file = io.BytesIO()
+    noise.save(file, "JPEG", progressive=progressive)
+    data = file.getvalue()
+    verdicts = set()
+    for end in (*range(len(data) - 200, len(data) + 1), *range(2, len(data), 97)):
+        try:
+            with Image.open(io.BytesIO(data[:end]), formats=["JPEG"]) as image:
+                image.load()
+            is_whole = True
+        except OSError:
+            is_whole = False
+        try:
+            facts = examine(data[:end], True, lambda _: None)
+            assert is_whole and (facts["width"], facts["height"]) == (64, 40), end
+        except Refusal:
+            assert not is_whole, end
+        verdicts.add(is_whole)
+    assert verdicts == {True, False}
