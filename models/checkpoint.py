@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 from zipfile import is_zipfile
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from models.pickled import TENSORS_ONLY
 
 Config = TypeVar("Config")
 
@@ -51,11 +53,12 @@ def read_tensors(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, Te
     return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
 
 
-def read_foreign(path: Path) -> Mapping[str, Any]:
+def read_foreign(path: Path, *, objects: Literal["refuse", "drop"] = "refuse") -> Mapping[str, Any]:
     """The content of a checkpoint that others saved: .safetensors, else anything that torch saved.
 
-    A pickle may run code, so only tensors and plain containers are read (`weights_only`). Raises ValueError, with
-    what to do, when the file is missing, broken or holds anything else.
+    A pickle may run code, so only tensors and plain containers are read. objects: what becomes of anything else;
+    files of training frameworks name classes of their own, which can be dropped unread. Raises ValueError, with
+    what to do, when the file is missing, broken or holds what is refused.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing; put the published file there")
@@ -63,7 +66,8 @@ def read_foreign(path: Path) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             return load_file(path)
         # mapped: of a checkpoint with its optimizer, only what is asked for is read from the disk
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+        reader: Any = {"pickle_module": TENSORS_ONLY} if objects == "drop" else {}
+        content = torch.load(path, map_location="cpu", weights_only=not reader, mmap=is_zipfile(path), **reader)
     except Exception as error:  # a broken file fails in pickle, zip, struct or torch, each with its own class
         raise ValueError(f"{path} cannot be read as weights ({first_line(error)}); fetch it again") from error
     if not isinstance(content, Mapping):

@@ -108,10 +108,6 @@ class Upscaler:
             "dtype": str(self.network.compute_dtype).removeprefix("torch."),
         }
 
-    def warm_up(self) -> None:
-        """Runs a small image once, so that the first job does not pay for allocations."""
-        self.upscale(np.full((32, 32, 3), 0.5, np.float32), UpscaleOptions(num_steps=1))
-
     @torch.inference_mode()
     def upscale(
         self,

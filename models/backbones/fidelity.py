@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.backbones import published
 from models.backbones.coarse import CoarseEstimator
-from models.backbones.guidance import GRID, Guidance
+from models.backbones.fusion_files import SEESR, load_image_fusion
 from models.backbones.memory import Placement, TileSizes, choose_dtype
 from models.backbones.options import BackboneOptions
 from models.backbones.pooled_vae import PooledVae
-from models.backbones.published import Fusion, PublishedUpscaler
-from models.backbones.published_files import list_some
+from models.backbones.published import Extras, PublishedUpscaler, Ticks
 from models.backbones.quality import vae_dtype
 from models.backbones.sd21 import (
     CONTROLNET,
@@ -30,12 +30,10 @@ from models.backbones.sd21 import (
     read_schedule,
 )
 from models.backbones.sizes import PROCESS_SIDE
-from models.catalogue import MissingWeightsError, missing, require
-from models.checkpoint import first_line, read_config, read_tensors, sha256
+from models.checkpoint import sha256
 from models.denoising.seesr.guided import Condition, Networks, step_epsilon
 from models.denoising.seesr.networks import SeeSRControlNet, SeeSRUNet
 from models.denoising.seesr.sampling import Schedule, add_noise, ddpm
-from models.fusion.image_tokens import ImageTokenConfig, ImageTokenFusion
 from models.fusion.tiled import FusedTokens
 from models.modalities.dape.extractor import PromptExtractor
 from models.modalities.dape.network import TaggerConfig
@@ -45,7 +43,6 @@ from models.requests import UpscaleOptions
 from models.runs import Stopwatch, resolve_device, to_tensor
 
 PROFILE = "fidelity"
-FUSION_FILE = "m3esr/fidelity/fusion.safetensors"
 WITHOUT_DAPE = (
     "RAM is not installed: nothing names what the picture shows, and one token of zeros stands in for the image tokens "
     "that SeeSR was trained with."
@@ -81,6 +78,8 @@ class Prompt:
 class FidelityUpscaler(PublishedUpscaler):
     """Loaded networks of `fidelity`. Not for two threads at once; it keeps no state between images."""
 
+    profile = PROFILE
+
     def __init__(
         self,
         networks: Networks,
@@ -90,20 +89,12 @@ class FidelityUpscaler(PublishedUpscaler):
         placement: Placement,
         *,
         prompts: PromptExtractor | None = None,
-        fusion: Fusion | None = None,
-        coarse: CoarseEstimator | None = None,
-        captioner: Captioner | None = None,
         sampling: PublishedSampling | None = None,
-        options: BackboneOptions | None = None,
-        checkpoint_sha256: str = "",
+        extras: Extras | None = None,
     ):
-        self.seesr, self.vae, self.text, self.schedule, self.placement = networks, vae, text, schedule, placement
-        self.prompts, self.coarse, self.captioner, self.fusion = prompts, coarse, captioner, fusion
-        if fusion is not None:
-            self.multiple = GRID  # whole tokens
-            fusion.network.to(placement.device)  # small, and asked at every step
+        super().__init__(vae, placement, extras or Extras())
+        self.seesr, self.text, self.schedule, self.prompts = networks, text, schedule, prompts
         self.sampling: PublishedSampling = sampling or PublishedSampling()
-        self.options, self.sha256 = options or BackboneOptions(), checkpoint_sha256
         placement.add(networks.unet)
         placement.add(networks.controlnet)
         self.prompt_placement = placement.whole()
@@ -152,33 +143,23 @@ class FidelityUpscaler(PublishedUpscaler):
             read_schedule(root),
             placement,
             prompts=PromptExtractor.load(root, tagger) if (root / RAM_FILE).is_file() else None,
-            fusion=load_fusion(root, dtype, placement, has_coarse=coarse is not None),
-            coarse=coarse,
-            captioner=captioner,
-            options=options,
-            checkpoint_sha256=sha256(root / UNET / WEIGHTS_FILE),
+            extras=Extras(
+                fusion=load_image_fusion(root, dtype, placement, has_coarse=coarse is not None),
+                coarse=coarse,
+                captioner=captioner,
+                options=options,
+                checkpoint_sha256=sha256(root / UNET / WEIGHTS_FILE),
+            ),
         )
 
     @property
-    def networks(self) -> list[nn.Module]:
-        parts = [self.seesr.unet, self.seesr.controlnet, self.vae.network, self.text.network]
-        optional = [self.prompts.tagger if self.prompts else None, self.coarse.network if self.coarse else None]
-        fusion = [self.fusion.network, *self.fusion.guidance.networks] if self.fusion else []
-        return [*parts, *(network for network in optional if network is not None), *fusion]
+    def parts(self) -> list[nn.Module]:
+        prompts = [self.prompts.tagger] if self.prompts else []
+        return [self.seesr.unet, self.seesr.controlnet, self.vae.network, self.text.network, *prompts]
 
-    def describe(self) -> dict[str, Any]:
-        """What is loaded, for the job's record and the log."""
-        return {
-            "profile": PROFILE,
-            "checkpoint": "seesr",
-            "sha256": self.sha256,
-            "num_parameters": sum(p.numel() for network in self.networks for p in network.parameters()),
-            "device": str(self.placement.device),
-            "dtype": str(self.seesr.dtype).removeprefix("torch."),
-            "offload": self.placement.offload,
-            "image_tokens": "RAM with DAPE" if self.prompts else "none",
-            "fusion": "trained" if self.fusion else "not installed",
-        }
+    @property
+    def traits(self) -> dict[str, Any]:
+        return {"checkpoint": SEESR, "image_tokens": "RAM with DAPE" if self.prompts else "none"}
 
     def new_tiles(self) -> TileSizes:
         sampling = self.sampling
@@ -228,56 +209,24 @@ class FidelityUpscaler(PublishedUpscaler):
             self.sampling.conditioning_scale,
             prompt.fused_tokens,
         )
-        num_done = 0
-
-        def on_tile(share: float) -> None:
-            watch.tell("denoising", num_done, 0.1 + 0.8 * (num_done + share) / watch.num_steps)
+        ticks = Ticks(watch)
 
         def epsilon(noisy_latent: Tensor, timestep: int) -> Tensor:
             def run(side: int) -> Tensor:
                 overlap = self.sampling.overlap
                 return step_epsilon(
-                    self.seesr, noisy_latent, condition, timestep, tile=side, overlap=overlap, on_tile=on_tile
+                    self.seesr, noisy_latent, condition, timestep, tile=side, overlap=overlap, on_tile=ticks.on_tile
                 )
 
             return tiles.fit("denoise", run)
-
-        def on_step(step: int) -> None:
-            nonlocal num_done
-            num_done = step
-            watch.tell("denoising", step, 0.1 + 0.8 * step / watch.num_steps)
 
         generator = self.noise_generator(options)
         noise = torch.randn(lr_latent.shape, generator=generator, device=generator.device).to(lr_latent)
         start = add_noise(lr_latent, noise, self.sampling.start_timestep, self.schedule)
         with self.placement.use(self.seesr.unet, self.seesr.controlnet):
-            return ddpm(epsilon, start, self.schedule, watch.num_steps, generator, on_step)
-
-
-def load_fusion(root: Path, dtype: torch.dtype, placement: Placement, has_coarse: bool) -> Fusion | None:
-    """Our fusion weights with the networks they need; None where there are no weights.
-
-    Raises MissingWeightsError when a network is missing that they need, ValueError when the file is of another network.
-    """
-    path = root / FUSION_FILE
-    if not path.is_file():
-        return None
-    network = ImageTokenFusion(read_config(path, ImageTokenConfig))
-    try:
-        network.load_state_dict(read_tensors(path))
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit its own configuration ({first_line(error)})") from error
-    if not has_coarse:
-        require(root, "coarse")  # the router reads how far its answer is from interpolation
-    guidance = Guidance.load(root, network.config.fusion.modalities, dtype, placement.whole())
-    return Fusion(network.eval().requires_grad_(False), guidance)
+            return ddpm(epsilon, start, self.schedule, watch.num_steps, generator, ticks.on_step)
 
 
 def check_installed(root: Path) -> None:
     """Raises MissingWeightsError when something is missing that cannot be done without; RAM can."""
-    lacking = [path for name in ("sd21", "seesr") for path in missing(root, name) if not path.endswith(LORA_FILE)]
-    if lacking:
-        raise MissingWeightsError(
-            f"the weights of '{PROFILE}' are not in {root}: {list_some(lacking)} missing. "
-            f"Get them with: m3esr models pull {PROFILE}"
-        )
+    published.check_installed(root, PROFILE, ("sd21", "seesr"), LORA_FILE, PROFILE)

@@ -1,7 +1,7 @@
-"""`fusion_r1.safetensors`: our trained fusion beside DiT4SR's weights, read and written.
+"""Our trained fusion beside DiT4SR's or SeeSR's weights, read and written: one file, its configuration in its metadata.
 
-The file holds the fused group's parameters of the denoiser ("denoiser.") and router, experts and temperatures, and
-carries its configuration in its metadata.
+It holds router, experts and temperatures; beside DiT4SR also the fused group's parameters of the denoiser
+("denoiser."), beside SeeSR the projection to image tokens.
 """
 
 from pathlib import Path
@@ -13,15 +13,19 @@ from models.backbones.memory import Placement
 from models.backbones.published import Fusion
 from models.backbones.published_files import check_keys
 from models.catalogue import require
-from models.checkpoint import read_config, read_tensors, save_checkpoint
+from models.checkpoint import first_line, read_config, read_tensors, save_checkpoint
 from models.denoising.transformer import DiffusionTransformer
+from models.fusion.image_tokens import ImageTokenConfig, ImageTokenFusion
 from models.fusion.joint import JointFusion, JointFusionConfig
 
 DENOISER = "denoiser."
+SEESR = "seesr"
 
 
 def fusion_file(weights: str) -> str:
-    """Its place under the models folder, for a published set of weights ("dit4sr_r1")."""
+    """Its place under the models folder, for a published set of weights ("dit4sr_r1", "seesr")."""
+    if weights == SEESR:
+        return "m3esr/fidelity/fusion.safetensors"  # SeeSR has one set only
     return f"m3esr/quality/fusion_{weights.removeprefix('dit4sr_')}.safetensors"
 
 
@@ -70,7 +74,42 @@ def load_fusion(
     added = {name: state.pop(name) for name in list(state) if name.startswith(DENOISER)}
     denoiser.load_state_dict({name.removeprefix(DENOISER): value for name, value in added.items()}, strict=False)
     network.load_state_dict(state, assign=True)  # stays float32: it is small, and sums over experts
+    return with_guidance(root, network, dtype, placement, has_coarse=has_coarse, beside=(denoiser,))
+
+
+def save_image_fusion(path: Path, fusion: ImageTokenFusion) -> None:
+    """Writes the fusion beside SeeSR, nothing of which it changes. Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(path, fusion.state_dict(), fusion.config)
+
+
+def load_image_fusion(root: Path, dtype: torch.dtype, placement: Placement, *, has_coarse: bool) -> Fusion | None:
+    """The fusion beside SeeSR with the networks it needs; None where there are no weights.
+
+    Raises MissingWeightsError when a network is missing that it reads, ValueError when the file does not fit.
+    """
+    path = root / fusion_file(SEESR)
+    if not path.is_file():
+        return None
+    network = ImageTokenFusion(read_config(path, ImageTokenConfig))
+    try:
+        network.load_state_dict(read_tensors(path))
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit its own configuration ({first_line(error)})") from error
+    return with_guidance(root, network, dtype, placement, has_coarse=has_coarse)
+
+
+def with_guidance(
+    root: Path,
+    network: JointFusion | ImageTokenFusion,
+    dtype: torch.dtype,
+    placement: Placement,
+    *,
+    has_coarse: bool,
+    beside: tuple[torch.nn.Module, ...] = (),
+) -> Fusion:
+    """A loaded fusion with the extractors and the VQGAN that it reads. Raises MissingWeightsError without them."""
     if not has_coarse:
         require(root, "coarse")  # the router reads how far its answer is from interpolation
-    guidance = Guidance.load(root, config.fusion.modalities, dtype, placement.whole())
-    return Fusion(network.eval().requires_grad_(False), guidance, beside=(denoiser,))
+    guidance = Guidance.load(root, network.config.fusion.modalities, dtype, placement.whole())
+    return Fusion(network.eval().requires_grad_(False), guidance, beside)

@@ -4,9 +4,11 @@ Dimension key: B batch  C latent channels  H W pixels  h w latent grid
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -14,15 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.backbones.coarse import CoarseEstimator
-from models.backbones.guidance import Guidance
+from models.backbones.guidance import GRID, Guidance
 from models.backbones.memory import Placement, TileSizes
 from models.backbones.options import BackboneOptions
+from models.backbones.published_files import list_some
 from models.backbones.sizes import VAE_SCALE, enlarge, work_sizes
 from models.backbones.vae import TiledVae
+from models.catalogue import MissingWeightsError, missing
 from models.colour import correct_colour
 from models.fusion.image_tokens import ImageTokenFusion
 from models.fusion.joint import JointFusion
 from models.fusion.tiled import FusedTokens
+from models.modalities.published import Captioner
 from models.preview import OnPreview
 from models.requests import OnProgress, UpscaleOptions, UpscaleResult
 from models.resize import resize
@@ -71,16 +76,76 @@ class Fusion:
     beside: tuple[nn.Module, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What every backbone is loaded with beside its own networks, in the order of a run."""
+
+    fusion: Fusion | None = None
+    coarse: CoarseEstimator | None = None
+    captioner: Captioner | None = None
+    options: BackboneOptions = field(default_factory=BackboneOptions)
+    checkpoint_sha256: str = ""
+
+
+@dataclass
+class Ticks:
+    """Tells the progress of denoising, tile by tile and step by step."""
+
+    watch: Stopwatch
+    num_done: int = 0
+
+    def on_tile(self, share: float) -> None:
+        self.tell(share)
+
+    def on_step(self, step: int, *_: Tensor) -> None:
+        self.num_done = step
+        self.tell(0.0)
+
+    def tell(self, share: float) -> None:
+        self.watch.tell("denoising", self.num_done, 0.1 + 0.8 * (self.num_done + share) / self.watch.num_steps)
+
+
 class PublishedUpscaler(ABC):
     """A loaded public backbone. Not for two threads at once; it keeps no state between images."""
 
+    profile: ClassVar[str]
     multiple: int = VAE_SCALE  # sides of the work image are multiples of this many pixels
-    placement: Placement
-    vae: TiledVae
-    coarse: CoarseEstimator | None
-    fusion: Fusion | None
     sampling: Sampling
-    options: BackboneOptions
+
+    def __init__(self, vae: TiledVae, placement: Placement, extras: Extras):
+        self.vae, self.placement = vae, placement
+        self.fusion, self.coarse, self.captioner = extras.fusion, extras.coarse, extras.captioner
+        self.options, self.sha256 = extras.options, extras.checkpoint_sha256
+        if self.fusion is not None:
+            self.multiple = GRID  # whole tokens
+            self.fusion.network.to(placement.device)  # small beside the denoiser, and asked at every step
+
+    @property
+    @abstractmethod
+    def parts(self) -> list[nn.Module]:
+        """The backbone's own networks; those that denoise come first."""
+
+    @property
+    @abstractmethod
+    def traits(self) -> dict[str, Any]:
+        """What `describe` tells of this backbone alone, "checkpoint" among it."""
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        fusion = [self.fusion.network, *self.fusion.guidance.networks] if self.fusion else []
+        return [*self.parts, *([self.coarse.network] if self.coarse else []), *fusion]
+
+    def describe(self) -> dict[str, Any]:
+        """What is loaded, for the job's record and the log."""
+        return {
+            "profile": self.profile,
+            "sha256": self.sha256,
+            "num_parameters": sum(p.numel() for network in self.networks for p in network.parameters()),
+            "device": str(self.placement.device),
+            "dtype": str(next(self.parts[0].parameters()).dtype).removeprefix("torch."),
+            "offload": self.placement.offload,
+            "fusion": "trained" if self.fusion else "not installed",
+        } | self.traits
 
     @abstractmethod
     def read_prompt(self, lr_image: NDArray[np.float32], options: UpscaleOptions) -> tuple[str, Any]:
@@ -128,10 +193,6 @@ class PublishedUpscaler(ABC):
     @abstractmethod
     def new_tiles(self) -> TileSizes:
         """The published tile sides, and in its notes what this installation lacks."""
-
-    def warm_up(self) -> None:
-        """One step of a small image, so that the first job does not pay for allocations."""
-        self.upscale(np.full((32, 32, 3), 0.5, np.float32), UpscaleOptions(num_steps=1))
 
     @torch.no_grad()
     def upscale(
@@ -197,6 +258,19 @@ class PublishedUpscaler(ABC):
         """The request's own; on the CPU unless sampling officially, so that a seed gives one picture everywhere."""
         device = self.placement.device if self.options.official_sampling else torch.device("cpu")
         return torch.Generator(device).manual_seed(options.seed % 2**63)
+
+
+def check_installed(root: Path, profile: str, sources: Sequence[str], optional: str, asked: str) -> None:
+    """Raises MissingWeightsError when a source lacks a part whose name does not end with `optional`.
+
+    asked: what `m3esr models pull` is told to get.
+    """
+    lacking = [path for name in sources for path in missing(root, name) if not path.endswith(optional)]
+    if lacking:
+        raise MissingWeightsError(
+            f"the weights of '{profile}' are not in {root}: {list_some(lacking)} missing. "
+            f"Get them with: m3esr models pull {asked}"
+        )
 
 
 def tell_tile(watch: Stopwatch, stage: str, begin: float, length: float, share: float) -> None:

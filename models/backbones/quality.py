@@ -12,18 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.backbones import published
 from models.backbones.coarse import CoarseEstimator
 from models.backbones.dit4sr import DEFAULT_WEIGHTS, WEIGHTS_FILE, denoiser_folder, load_denoiser, variant_of
 from models.backbones.fusion_files import fusion_file, load_fusion
-from models.backbones.guidance import GRID
 from models.backbones.memory import Placement, TileSizes, choose_dtype, free_bytes
 from models.backbones.options import BackboneOptions
-from models.backbones.published import Fusion, PublishedUpscaler
-from models.backbones.published_files import list_some, read_json
+from models.backbones.published import Extras, PublishedUpscaler, Ticks
+from models.backbones.published_files import read_json
 from models.backbones.sizes import PROCESS_SIDE
 from models.backbones.text import PromptEncoder
 from models.backbones.vae import TiledVae
-from models.catalogue import MissingWeightsError, missing
 from models.checkpoint import sha256
 from models.denoising.guided import Condition, step_velocity
 from models.denoising.sampling import euler, stock_sigmas
@@ -36,6 +35,7 @@ from models.sources import SOURCES
 
 PROFILE = "quality"
 SD35 = SOURCES["sd35"].folder
+T5_SUFFIX = "_3"  # of the folders of T5 and its tokenizer, which can be done without
 WITHOUT_T5 = "T5 is not installed: prompts are read by CLIP alone and cut after 77 tokens."
 
 
@@ -89,6 +89,8 @@ class Prompt:
 class QualityUpscaler(PublishedUpscaler):
     """Loaded networks of `quality`. Not for two threads at once; it keeps no state between images."""
 
+    profile = PROFILE
+
     def __init__(
         self,
         denoiser: DiffusionTransformer,
@@ -97,21 +99,12 @@ class QualityUpscaler(PublishedUpscaler):
         schedule: Schedule,
         placement: Placement,
         *,
-        fusion: Fusion | None = None,
-        coarse: CoarseEstimator | None = None,
-        captioner: Captioner | None = None,
         sampling: PublishedSampling | None = None,
-        options: BackboneOptions | None = None,
-        checkpoint_sha256: str = "",
+        extras: Extras | None = None,
     ):
-        self.denoiser, self.vae, self.text, self.schedule, self.placement = denoiser, vae, text, schedule, placement
-        self.coarse, self.captioner, self.fusion = coarse, captioner, fusion
-        if fusion is not None:
-            self.multiple = GRID  # whole tokens
-            fusion.network.to(placement.device)  # small beside the denoiser, and asked at every step
+        super().__init__(vae, placement, extras or Extras())
+        self.denoiser, self.text, self.schedule = denoiser, text, schedule
         self.sampling: PublishedSampling = sampling or PublishedSampling()
-        self.options = options or BackboneOptions()
-        self.sha256 = checkpoint_sha256
         placement.add(denoiser)
 
     @classmethod
@@ -152,32 +145,23 @@ class QualityUpscaler(PublishedUpscaler):
             PromptEncoder.load(root / SD35, denoiser.config.joint_attention_dim, dtype, placement),
             Schedule.read(root / SD35 / "scheduler" / "scheduler_config.json"),
             placement,
-            fusion=fusion,
-            coarse=coarse,
-            captioner=captioner,
-            options=options,
-            checkpoint_sha256=sha256(denoiser_folder(root, options.quality_weights) / WEIGHTS_FILE),
+            extras=Extras(
+                fusion=fusion,
+                coarse=coarse,
+                captioner=captioner,
+                options=options,
+                checkpoint_sha256=sha256(denoiser_folder(root, options.quality_weights) / WEIGHTS_FILE),
+            ),
         )
 
     @property
-    def networks(self) -> list[nn.Module]:
-        parts = [self.denoiser, self.vae.network, *(network for _, network in self.text.parts())]
-        fusion = [self.fusion.network, *self.fusion.guidance.networks] if self.fusion else []
-        return [*parts, *([self.coarse.network] if self.coarse else []), *fusion]
+    def parts(self) -> list[nn.Module]:
+        return [self.denoiser, self.vae.network, *(network for _, network in self.text.parts())]
 
-    def describe(self) -> dict[str, Any]:
-        """What is loaded, for the job's record and the log."""
-        return {
-            "profile": PROFILE,
-            "checkpoint": self.options.quality_weights,
-            "sha256": self.sha256,
-            "num_parameters": sum(p.numel() for network in self.networks for p in network.parameters()),
-            "device": str(self.placement.device),
-            "dtype": str(self.denoiser.proj_out.weight.dtype).removeprefix("torch."),
-            "offload": self.placement.offload,
-            "text_encoders": ["CLIP-L", "CLIP-bigG", *(["T5"] if self.text.t5 else [])],
-            "fusion": "trained" if self.fusion else "not installed",
-        }
+    @property
+    def traits(self) -> dict[str, Any]:
+        encoders = ["CLIP-L", "CLIP-bigG", *(["T5"] if self.text.t5 else [])]
+        return {"checkpoint": self.options.quality_weights, "text_encoders": encoders}
 
     def new_tiles(self) -> TileSizes:
         return TileSizes(notes=[] if self.text.t5 else [WITHOUT_T5])
@@ -223,28 +207,20 @@ class QualityUpscaler(PublishedUpscaler):
         )
         generator = self.noise_generator(options)
         noise = torch.randn(1, *lr_latent.shape[1:], generator=generator, device=generator.device).to(lr_latent.device)
-        num_done = 0
-
-        def on_tile(share: float) -> None:
-            watch.tell("denoising", num_done, 0.1 + 0.8 * (num_done + share) / watch.num_steps)
+        ticks = Ticks(watch)
 
         def velocity(noisy_latent: Tensor, sigma: float) -> Tensor:
             def run(side: int) -> Tensor:
                 overlap = int(side * self.sampling.overlap)
                 return step_velocity(
-                    self.denoiser, noisy_latent, condition, sigma, tile=side, overlap=overlap, on_tile=on_tile
+                    self.denoiser, noisy_latent, condition, sigma, tile=side, overlap=overlap, on_tile=ticks.on_tile
                 )
 
             return tiles.fit("denoise", run)
 
-        def on_step(step: int, _: Tensor) -> None:
-            nonlocal num_done
-            num_done = step
-            watch.tell("denoising", step, 0.1 + 0.8 * step / watch.num_steps)
-
         with self.placement.use(self.denoiser):
             tiles.choose("denoise", free_bytes(self.placement.device))
-            return euler(velocity, noise, self.schedule.sigmas(watch.num_steps), on_step)
+            return euler(velocity, noise, self.schedule.sigmas(watch.num_steps), ticks.on_step)
 
 
 def vae_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
@@ -256,9 +232,6 @@ def check_installed(root: Path, weights: str) -> None:
     """Raises MissingWeightsError when something is missing that is needed, ValueError on unknown weights."""
     variant_of(weights)
     source = weights.replace("_", "-")
-    lacking = [path for name in ("sd35", source) for path in missing(root, name) if not path.endswith("_3")]
-    if lacking:
-        raise MissingWeightsError(
-            f"the weights of 'quality' are not in {root}: {list_some(lacking)} missing. "
-            f"Get them with: m3esr models pull {PROFILE if weights == DEFAULT_WEIGHTS else source}"
-        )
+    published.check_installed(
+        root, PROFILE, ("sd35", source), T5_SUFFIX, PROFILE if weights == DEFAULT_WEIGHTS else source
+    )

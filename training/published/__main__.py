@@ -1,11 +1,12 @@
-"""Trains the fusion of `quality`: router, experts, temperatures and the fused group's projections. The backbone stays.
+"""Trains the fusion of `quality` or `fidelity`: router, experts, temperatures, projections. The backbone stays.
 
     python -m training.published --models-dir ROOT --pairs DIR --out DIR
+    python -m training.published --profile fidelity --models-dir ROOT --pairs DIR --out DIR
     accelerate launch --num_processes 2 -m training.published --models-dir ROOT --pairs DIR --out DIR
     python -m training.published --measure
 
-OUT/fusion_r1.safetensors is the result, OUT/state.pt where a run that was cut off goes on. Exit code 2: the input is
-wrong, told in one line; 1: training failed.
+OUT/fusion_r1.safetensors (beside SeeSR OUT/fusion.safetensors) is the result, OUT/state.pt where a run that was cut
+off goes on. Exit code 2: the input is wrong, told in one line; 1: training failed.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 
 from training.published.measure import measure
-from training.published.recipe import RECIPES, FusionRecipe
+from training.published.recipe import PROFILES, RECIPES, FusionRecipe, recipe_for
 from training.published.run import FusionRun, RunOptions, start_accelerator
 
 STOPPED = "stopped; the same command goes on from what was saved last"
@@ -28,13 +29,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training.published", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--profile", choices=sorted(PROFILES), default="quality", help="whose fusion (quality)")
     parser.add_argument("--models-dir", type=Path, help="holds the public weights, as m3esr models pull writes them")
     parser.add_argument("--pairs", type=Path, help="folder of training.pairs")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--features", type=Path, help="what the frozen networks see, kept (default: OUT/features)")
     parser.add_argument("--captions", type=Path, help='JSON {"name of the photograph": "caption"}; default: no words')
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="literal")
-    parser.add_argument("--weights", help="dit4sr_r1, dit4sr_q or dit4sr_f")
+    parser.add_argument("--weights", help="of quality: dit4sr_r1 (default), dit4sr_q or dit4sr_f")
     parser.add_argument("--modalities", help="names with commas between them; default: all four")
     parser.add_argument("--num-steps", type=int)
     parser.add_argument("--total-batch", type=int, help="images per step of all processes (16)")
@@ -62,7 +64,7 @@ def recipe_of(chosen: argparse.Namespace) -> FusionRecipe:
             raise ValueError(f"--{name.replace('_', '-')} must be above 0")
     if chosen.modalities is not None:
         changes["modalities"] = tuple(name.strip() for name in chosen.modalities.split(","))
-    return replace(RECIPES[chosen.recipe](), **changes)
+    return replace(recipe_for(chosen.profile, chosen.recipe), **changes)
 
 
 def options_of(chosen: argparse.Namespace) -> RunOptions:
@@ -79,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parse(arguments)
     try:
         if chosen.measure:
-            print(measure(chosen.device, chosen.batch_size, chosen.precision))
+            print(measure(chosen.profile, chosen.device, chosen.batch_size, chosen.precision))
             return 0
         recipe, options = recipe_of(chosen), options_of(chosen)
         run = FusionRun(options, recipe, start_accelerator(options.device))

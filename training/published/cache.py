@@ -8,11 +8,15 @@ import json
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from models.modalities.published.config import MODALITIES
+
+OF_LR = ("lr_latent", "small", "uncertainty")  # what every fusion reads of a degraded version
 Tensors = dict[str, Tensor]
 
 
@@ -25,13 +29,13 @@ class FusionBatch:
     small: Tensor  # (B, 3, 2h, 2w) in [0, 1], the router's view of the LR image
     uncertainty: Tensor  # (B, 1, h/2, w/2)
     modalities: dict[str, Tensor]  # (B, ., h/2, w/2) each
-    text_embeddings: Tensor  # (B, L, J)
-    pooled: Tensor  # (B, .)
+    conditions: dict[str, Tensor]  # (B, ...) each: what else the backbone is told, "text_embeddings" (B, L, J) among it
 
     def to(self, device: torch.device) -> "FusionBatch":
-        moved = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved["modalities"] = {name: value.to(device) for name, value in self.modalities.items()}
-        return FusionBatch(**{name: v if isinstance(v, dict) else v.to(device) for name, v in moved.items()})
+        def move(value: Any) -> Any:
+            return {name: v.to(device) for name, v in value.items()} if isinstance(value, dict) else value.to(device)
+
+        return FusionBatch(**{field.name: move(getattr(self, field.name)) for field in fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,7 @@ class CacheOrigin:
     pairs: str  # SHA-256 of index.json
     weights: str  # whose text features it holds
     modalities: tuple[str, ...]
-    has_t5: bool
+    has_t5: bool  # beside `quality`
 
 
 class FeatureCache:
@@ -87,15 +91,14 @@ class FeatureCache:
         hr = [self.read(self.hr_path(photograph)) for photograph, _, _ in samples]
         lr = [self.read(self.lr_path(photograph, draw)) for photograph, draw, _ in samples]
         text = [self.read(self.text_path(caption)) for _, _, caption in samples]
-        names = [name for name in lr[0] if name not in ("lr_latent", "small", "uncertainty")]
+        told = [name for name in lr[0] if name not in (*MODALITIES, *OF_LR)]
         return FusionBatch(
             clean=stack(hr, "clean"),
             lr_latent=stack(lr, "lr_latent"),
             small=stack(lr, "small"),
             uncertainty=stack(lr, "uncertainty"),
-            modalities={name: stack(lr, name) for name in names},
-            text_embeddings=stack(text, "text_embeddings"),
-            pooled=stack(text, "pooled"),
+            modalities={name: stack(lr, name) for name in lr[0] if name in MODALITIES},
+            conditions={name: stack(text, name) for name in text[0]} | {name: stack(lr, name) for name in told},
         )
 
 

@@ -1,4 +1,4 @@
-"""Runs the frozen networks of `quality` over all pairs and captions, before training: then they leave the memory.
+"""Runs the frozen networks of a profile over all pairs and captions, before training: then they leave the memory.
 
 Dimension key: B batch  H W pixels  h w latent grid
 """
@@ -13,16 +13,13 @@ from typing import TypeVar
 import torch
 
 from models.backbones.coarse import SCALE, CoarseEstimator
-from models.backbones.dit4sr import denoiser_folder, read_denoiser_config, variant_of
 from models.backbones.guidance import GRID, Guidance
 from models.backbones.memory import Placement, TileSizes
-from models.backbones.quality import SD35, vae_dtype
 from models.backbones.sizes import WorkSizes, enlarge
-from models.backbones.text import PromptEncoder
-from models.backbones.vae import TiledVae
 from models.catalogue import require
 from models.resize import resize
 from training.pairs import PairDataset
+from training.published.backbone import Backbone
 from training.published.cache import CacheOrigin, FeatureCache
 from training.published.recipe import FusionRecipe
 
@@ -78,13 +75,13 @@ def read_captions(path: Path | None, pairs: PairDataset) -> list[str]:
     return [" ".join(told.get(name, NULL_CAPTION).split()) for name in names]
 
 
-def origin_of(root: Path, pairs: PairDataset, recipe: FusionRecipe) -> CacheOrigin:
+def origin_of(root: Path, backbone: Backbone, pairs: PairDataset, recipe: FusionRecipe) -> CacheOrigin:
     index = {key: value for key, value in pairs.index.items() if key != "num_draws"}  # more draws are welcome
     return CacheOrigin(
         pairs=hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest(),
         weights=recipe.weights,
         modalities=recipe.modalities,
-        has_t5=(root / SD35 / "text_encoder_3").is_dir(),
+        has_t5=backbone.has_t5(root),
     )
 
 
@@ -99,44 +96,41 @@ def write_texts(
     cache: FeatureCache,
     captions: Sequence[str],
     root: Path,
+    backbone: Backbone,
     weights: str,
     device: torch.device,
     dtype: torch.dtype,
     share: Share,
 ) -> None:
-    """Embeddings of every caption and of the empty one, as inference encodes them: 77 tokens of CLIP, 256 of T5.
-
-    DiT4SR was trained with 77 of T5's tokens and is sampled with 256; our part is trained as it will be sampled.
-    """
+    """Embeddings of every caption and of the empty one, as inference encodes them."""
     todo = share.take((cache.text_path(text), text) for text in sorted({NULL_CAPTION, *captions}))
     if not todo:
         return
-    config = read_denoiser_config(denoiser_folder(root, weights) / "config.json", variant_of(weights))
-    encoder = PromptEncoder.load(root / SD35, config.joint_attention_dim, dtype, Placement("none", device))
+    read = backbone.load_text(root, weights, device, dtype)
     for path, text in todo:
-        embeddings, pooled = encoder.encode([text])
-        cache.write(path, {"text_embeddings": embeddings[0], "pooled": pooled[0]})
+        cache.write(path, read(text))
 
 
 class PairReader:
     """VAE, coarse network, extractors and VQGAN, as the profile loads and asks them."""
 
-    def __init__(self, root: Path, recipe: FusionRecipe, device: torch.device, dtype: torch.dtype):
+    def __init__(self, root: Path, backbone: Backbone, recipe: FusionRecipe, device: torch.device, dtype: torch.dtype):
         placement = Placement("none", device)
         self.device, self.modalities = device, recipe.modalities
-        self.vae = TiledVae.load(root / SD35 / "vae", vae_dtype(dtype, device), placement)
+        self.vae = backbone.load_vae(root, placement, dtype)
         coarse = CoarseEstimator.find(root, placement)
         if coarse is None:
             require(root, "coarse")
         self.coarse = coarse
         self.guidance = Guidance.load(root, recipe.modalities, dtype, placement)
+        self.read_more = backbone.load_reader(root, placement)
 
     def read_hr(self, hr_image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(3, H, W) in [0, 1] -> its latent: the posterior's mode. DiT4SR drew a sample; the paper does not say."""
+        """(3, H, W) in [0, 1] -> its latent: the posterior's mode. DiT4SR and SeeSR drew one; the paper is silent."""
         return {"clean": self.vae.encode(hr_image[None].to(self.device), TileSizes())[0]}
 
     def read_lr(self, lr_image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(3, H/4, W/4) in [0, 1] -> all that the fusion reads of it, as `PublishedUpscaler.fuse` makes it."""
+        """(3, H/4, W/4) in [0, 1] -> all that fusion and backbone read of it, as `PublishedUpscaler` makes it."""
         assert self.coarse is not None
         lr = lr_image[None].to(self.device)
         height, width = lr.shape[-2:]
@@ -151,6 +145,7 @@ class PairReader:
             "small": small[0],
             "uncertainty": uncertainty[None],
             **{name: value[0] for name, value in seen.items()},
+            **self.read_more(lr, work),
         }
 
 
@@ -159,6 +154,7 @@ def write_images(
     cache: FeatureCache,
     pairs: PairDataset,
     root: Path,
+    backbone: Backbone,
     recipe: FusionRecipe,
     device: torch.device,
     dtype: torch.dtype,
@@ -170,7 +166,7 @@ def write_images(
     lr_todo = share.take((cache.lr_path(i, draw), (i, draw)) for i, draw in wanted)
     if not hr_todo and not lr_todo:
         return
-    reader = PairReader(root, recipe, device, dtype)
+    reader = PairReader(root, backbone, recipe, device, dtype)
     for path, i in hr_todo:
         cache.write(path, reader.read_hr(pairs.pair(i)[1]))
     for done, (path, place) in enumerate(lr_todo, start=1):

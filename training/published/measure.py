@@ -4,30 +4,22 @@ import gc
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from evaluation.memory import GIB, SD35
-from evaluation.speed import SIDE, TEXT_TOKENS, synchronise
-from models.backbones.quality import Schedule
-from models.denoising.config import DenoiserConfig
-from models.denoising.transformer import DiffusionTransformer
+from evaluation.memory import GIB
+from evaluation.speed import SIDE, synchronise
 from models.runs import resolve_device
 from training.loop import LoopConfig, Trainer
 from training.published.cache import FusionBatch
-from training.published.recipe import literal
-from training.published.stage import (
-    Draws,
-    FusedDenoiser,
-    FusionLoss,
-    TrainedParameters,
-    build_fusion,
-    choose_training_dtype,
-)
+from training.published.recipe import recipe_for
+from training.published.run import BACKBONES
+from training.published.stage import Draws, FusionLoss, TrainedParameters, choose_training_dtype
 
 NUM_STEPS, NUM_WARM = 10, 2
+TINY_SIDE = 8  # latent cells
 MAP_CHANNELS, DINO_CHANNELS = 256, 768  # VQGAN f16, DINOv3 ViT-B
 DRY = "Dry run at tiny size on a CPU: it shows that the steps run. These are no figures of anything."
 
@@ -40,7 +32,7 @@ class Cost:
     peak: int | None
 
 
-def measure(device: str, batch_size: int, precision: str = "auto") -> str:
+def measure(profile: str, device: str, batch_size: int, precision: str = "auto") -> str:
     """A table of both ways. On a CPU it is a dry run at tiny size, and says so.
 
     Raises ValueError on an unknown device, a precision that it has not, or a batch under 1.
@@ -52,12 +44,11 @@ def measure(device: str, batch_size: int, precision: str = "auto") -> str:
     if is_real and not torch.cuda.is_available():
         raise ValueError("there is no CUDA GPU here; use --device cpu for a dry run")
     dtype = choose_training_dtype(precision, place)
-    config, side = (SD35, SIDE) if is_real else (tiny_config(), 8)
-    lines = [torch.cuda.get_device_name(place) + f", batch {batch_size}, 512 px, {dtype}" if is_real else DRY]
+    lines = [f"{torch.cuda.get_device_name(place)}, {profile}, batch {batch_size}, 512 px, {dtype}" if is_real else DRY]
     lines.append(f"{'checkpointing':>14} {'seconds a step':>15} {'peak GiB':>9}")
     for checkpointing in (False, True):
         try:
-            cost = run_steps(replace(config, fused=True), side, batch_size, place, dtype, checkpointing)
+            cost = run_steps(profile, batch_size, place, dtype, is_tiny=not is_real, checkpointing=checkpointing)
             peak = "-" if cost.peak is None else f"{cost.peak / GIB:.1f}"
             seconds = f"{cost.seconds:.3f}"
         except torch.OutOfMemoryError:
@@ -69,56 +60,38 @@ def measure(device: str, batch_size: int, precision: str = "auto") -> str:
     return "\n".join(lines)
 
 
-def tiny_config() -> DenoiserConfig:
-    return replace(
-        SD35,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        pooled_projection_dim=16,
-        dual_attention_layers=(0,),
-    )
-
-
-def random_batch(config: DenoiserConfig, side: int, batch_size: int) -> FusionBatch:
+def random_batch(shapes: dict[str, tuple[int, ...]], batch_size: int) -> FusionBatch:
+    """shapes: of one sample, "clean" (C, h, w) and what the backbone is told."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(batch_size, *shape, generator=generator)
 
-    grid = side // 2, side // 2
+    height, width = shapes["clean"][1:]
+    grid = height // 2, width // 2
     maps = {name: draw(MAP_CHANNELS, *grid) for name in ("segmentation", "depth", "edge")}
     return FusionBatch(
-        clean=draw(config.in_channels, side, side),
-        lr_latent=draw(config.in_channels, side, side),
-        small=draw(3, 2 * side, 2 * side).sigmoid(),
+        clean=draw(*shapes["clean"]),
+        lr_latent=draw(*shapes["clean"]),
+        small=draw(3, 2 * height, 2 * width).sigmoid(),
         uncertainty=draw(1, *grid).abs(),
         modalities=maps | {"dino": draw(DINO_CHANNELS, *grid)},
-        text_embeddings=draw(TEXT_TOKENS, config.joint_attention_dim),
-        pooled=draw(config.pooled_projection_dim),
+        conditions={name: draw(*shape) for name, shape in shapes.items() if name != "clean"},
     )
 
 
 def run_steps(
-    config: DenoiserConfig,
-    side: int,
-    batch_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    checkpointing: bool,
+    profile: str, batch_size: int, device: torch.device, dtype: torch.dtype, *, is_tiny: bool, checkpointing: bool
 ) -> Cost:
     """The very steps of a run: optimiser, average and all, without files."""
-    recipe, batch = literal(), random_batch(config, side, batch_size)
+    backbone, recipe = BACKBONES[profile], recipe_for(profile)
+    denoiser = backbone.random(device, dtype, is_tiny=is_tiny)
+    batch = random_batch(backbone.random_conditions(denoiser, TINY_SIDE if is_tiny else SIDE), batch_size)
     with device:
-        denoiser = DiffusionTransformer(config).to(dtype)
-        denoiser.drop_dead_weights()
-        denoiser.init_fused_from_control()
-        fusion = build_fusion(recipe, denoiser, batch)
+        network = backbone.fuse(denoiser, recipe, batch)
     if checkpointing:
-        denoiser.checkpoint_blocks()
-    network = FusedDenoiser(denoiser, fusion)
-    losses = FusionLoss(network, recipe, Schedule())
+        network.checkpoint()
+    losses = FusionLoss(network, recipe, backbone.objective(None))
     batch = batch.to(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,10 +1,11 @@
-"""What the fusion of `quality` is trained as and on: functions that return a frozen configuration."""
+"""What the fusion of a public backbone is trained as and on: functions that return a frozen configuration."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from models.backbones.dit4sr import DEFAULT_WEIGHTS
+from models.backbones.fusion_files import SEESR
 from models.modalities.published.config import MODALITIES
 
 
@@ -12,6 +13,7 @@ from models.modalities.published.config import MODALITIES
 class FusionRecipe:
     """The paper gives batch and number of steps (Sec. 4.1). Where it is silent, DiT4SR's values stand in."""
 
+    profile: str = "quality"
     weights: str = DEFAULT_WEIGHTS  # "a pretrained text-guided SR checkpoint"; the paper does not say which
     modalities: tuple[str, ...] = MODALITIES
     query: Literal["modality", "patch"] = "modality"  # Eq. 15 | Eq. 2, see models.fusion.experts
@@ -49,4 +51,14 @@ def local() -> FusionRecipe:
     return replace(literal(), query="patch", is_local=True)
 
 
+PROFILES: dict[str, dict[str, Any]] = {
+    "quality": {},
+    # half of SeeSR's training samples saw the empty prompt; its learning rate is DiT4SR's
+    "fidelity": {"weights": SEESR, "text_dropout": 0.5},
+}
 RECIPES: dict[str, Callable[[], FusionRecipe]] = {"literal": literal, "local": local}
+
+
+def recipe_for(profile: str, name: str = "literal") -> FusionRecipe:
+    """A recipe by its name, beside the backbone of a profile. Raises KeyError on an unknown one."""
+    return replace(RECIPES[name](), profile=profile, **PROFILES[profile])

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from models.backbones.dit4sr import load_denoiser
-from models.backbones.fusion_files import fusion_file, save_fusion
+from models.backbones.fusion_files import fusion_file
 from models.backbones.published_files import silence_libraries
-from models.backbones.quality import SD35, Schedule, check_installed
 from training.loop import LoopConfig, Trainer
 from training.pairs import PairDataset
+from training.published.backbone import Backbone, FusedNetwork
 from training.published.cache import FeatureCache, replace_text
 from training.published.features import (
     NULL_CAPTION,
@@ -27,21 +26,16 @@ from training.published.features import (
     write_images,
     write_texts,
 )
+from training.published.fidelity import FidelityBackbone
+from training.published.quality import QualityBackbone
 from training.published.recipe import FusionRecipe
-from training.published.stage import (
-    Draws,
-    FusedDenoiser,
-    FusionLoss,
-    TrainedParameters,
-    build_fusion,
-    choose_training_dtype,
-    judge,
-)
+from training.published.stage import Draws, FusionLoss, TrainedParameters, choose_training_dtype, judge
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-JUDGED_SIGMAS = (0.9, 0.7, 0.5, 0.3)
+BACKBONES: dict[str, Backbone] = {"quality": QualityBackbone(), "fidelity": FidelityBackbone()}
+JUDGED_TIMESTEPS = (900.0, 700.0, 500.0, 300.0)
 FEATURES_HOURS = 24  # how long a process waits for the features of the others
 
 
@@ -102,11 +96,12 @@ class FusionRun:
 
     def __init__(self, options: RunOptions, recipe: FusionRecipe, accelerator: "Accelerator"):
         self.options, self.recipe, self.accelerator = options, recipe, accelerator
+        self.backbone = BACKBONES[recipe.profile]
         self.device: torch.device = accelerator.device
         self.dtype = choose_training_dtype(options.precision, self.device)
         self.num_accumulated = accumulated(recipe, options.batch_size, accelerator.num_processes)
         self.root = options.models_dir.expanduser()
-        check_installed(self.root, recipe.weights)
+        self.backbone.check_installed(self.root, recipe.weights)
         self.pairs: PairDataset = open_pairs(options.pairs)
         self.captions = read_captions(options.captions, self.pairs)
         self.num_draws = self.pairs.num_draws  # those that finish later have no features
@@ -116,7 +111,7 @@ class FusionRun:
         silence_libraries()
         self.make_features()
         self.network = self.build()
-        self.schedule = Schedule.read(self.root / SD35 / "scheduler" / "scheduler_config.json")
+        self.objective = self.backbone.objective(self.root)
         self.trained = TrainedParameters(self.network)
 
     def prepare_folders(self) -> None:
@@ -132,25 +127,26 @@ class FusionRun:
                 raise ValueError(f"{self.options.out} holds a run with other {', '.join(differing)}: use another --out")
         if self.accelerator.is_main_process:
             replace_text(path, json.dumps(told, indent=1))
-        self.cache.open(origin_of(self.root, self.pairs, self.recipe))
+        self.cache.open(origin_of(self.root, self.backbone, self.pairs, self.recipe))
 
     def make_features(self) -> None:
         accelerator = self.accelerator
         share = Share(accelerator.process_index, accelerator.num_processes)
         where = self.device, self.dtype, share
-        write_texts(self.cache, self.captions, self.root, self.recipe.weights, *where)
-        write_images(self.cache, self.pairs, self.root, self.recipe, *where)
+        write_texts(self.cache, self.captions, self.root, self.backbone, self.recipe.weights, *where)
+        write_images(self.cache, self.pairs, self.root, self.backbone, self.recipe, *where)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         accelerator.wait_for_everyone()
 
-    def build(self) -> FusedDenoiser:
-        denoiser = load_denoiser(self.root, self.recipe.weights, self.device, self.dtype, fused=True)
-        if self.options.checkpointing:
-            denoiser.checkpoint_blocks()
+    def build(self) -> FusedNetwork:
+        denoiser = self.backbone.load(self.root, self.recipe.weights, self.device, self.dtype)
         torch.manual_seed(self.options.seed)
         seen = self.cache.batch([(self.pairs.training[0], 0, NULL_CAPTION)])
-        return FusedDenoiser(denoiser, build_fusion(self.recipe, denoiser, seen).to(self.device))
+        network = self.backbone.fuse(denoiser, self.recipe, seen).to(self.device)
+        if self.options.checkpointing:
+            network.checkpoint()
+        return network
 
     def sample(self, draws: Draws) -> list[tuple[int, int, str]]:
         """(photograph, draw, caption) of one batch."""
@@ -179,7 +175,7 @@ class FusionRun:
             validate_minutes=self.options.save_minutes,
         )
         shared = accelerator.prepare_model(self.network)
-        losses = FusionLoss(shared, recipe, self.schedule, accelerator.num_processes)
+        losses = FusionLoss(shared, recipe, self.objective, accelerator.num_processes)
         is_main = accelerator.is_main_process
         trainer = Trainer(self.trained, loop, self.options.out, recipe.total_batch, companion=losses, is_main=is_main)
         self.check_alike("step", torch.tensor(float(trainer.step_index)))
@@ -217,13 +213,14 @@ class FusionRun:
         """Saves the averaged fusion; what it gains on held-out pairs over the backbone alone."""
         held_out = self.pairs.held_out[:NUM_HELD_OUT]
         with self.trained.replaced_by(average):
-            save_fusion(self.fusion_path, self.network.fusion)
+            self.backbone.save(self.fusion_path, self.network)
             if not held_out:
                 return "saved"
             found = [self.judge(i) for i in held_out]
         fused, alone = (sum(values) / len(held_out) for values in zip(*found, strict=True))
-        return f"saved; flow loss on {len(held_out)} held-out pairs {fused:.5f}, without the fusion {alone:.5f}"
+        found_on = f"{self.objective.name} loss on {len(held_out)} held-out pairs"
+        return f"saved; {found_on} {fused:.5f}, without the fusion {alone:.5f}"
 
     def judge(self, photograph: int) -> tuple[float, float]:
         batch = self.cache.batch([(photograph, 0, self.captions[photograph])]).to(self.device)
-        return judge(self.network, batch, self.schedule, JUDGED_SIGMAS)
+        return judge(self.network, batch, self.objective, JUDGED_TIMESTEPS)

@@ -13,6 +13,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.denoising.seesr.config import SeeSRConfig
 
@@ -53,6 +54,8 @@ class Conditions:
 class Level(nn.Module):
     """Resnets of (in, out) channels; `num_heads` None is a level without attention."""
 
+    is_checkpointed = False
+
     def __init__(self, config: SeeSRConfig, channels: Sequence[tuple[int, int]], num_heads: int | None):
         super().__init__()
         self.resnets = nn.ModuleList(resnet(config, *pair) for pair in channels)
@@ -62,6 +65,16 @@ class Level(nn.Module):
             text, image = config.cross_attention_dim, config.image_width
             self.attentions.extend(attention(config, width, num_heads, text) for width in widths)
             self.image_attentions.extend(attention(config, width, num_heads, image) for width in widths)
+
+    def layer(self, index: int, conditions: Conditions, *parts: Tensor) -> Tensor:
+        """One resnet with its attention over the channels of all `parts` (B, ., h, w)."""
+        if self.is_checkpointed and torch.is_grad_enabled():
+            return checkpoint(self.run, index, conditions, *parts, use_reentrant=False)
+        return self.run(index, conditions, *parts)
+
+    def run(self, index: int, conditions: Conditions, *parts: Tensor) -> Tensor:
+        features = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        return self.look(index, self.resnets[index](features, conditions.time), conditions)
 
     def look(self, index: int, features: Tensor, conditions: Conditions) -> Tensor:
         """Attention to the text, then to the image tokens; the features themselves at a level without."""
@@ -82,8 +95,8 @@ class DownLevel(Level):
 
     def forward(self, features: Tensor, conditions: Conditions) -> tuple[Tensor, list[Tensor]]:
         left = []
-        for index, layer in enumerate(self.resnets):
-            features = self.look(index, layer(features, conditions.time), conditions)
+        for index in range(len(self.resnets)):
+            features = self.layer(index, conditions, features)
             left.append(features)
         for downsample in self.downsamplers:
             features = downsample(features)
@@ -118,13 +131,19 @@ class UpLevel(Level):
         self.upsamplers = nn.ModuleList() if is_last else nn.ModuleList([up])
 
     def forward(self, features: Tensor, left: list[Tensor], conditions: Conditions) -> Tensor:
-        for index, layer in enumerate(self.resnets):
-            features = layer(torch.cat([features, left.pop()], dim=1), conditions.time)
-            features = self.look(index, features, conditions)
+        for index in range(len(self.resnets)):
+            features = self.layer(index, conditions, features, left.pop())
         for upsample in self.upsamplers:
             # an odd side was rounded up on the way down: twice the side is one too many then
             features = upsample(features, left[-1].shape[-2:])
         return features
+
+
+def checkpoint_layers(network: nn.Module) -> None:
+    """For training in less memory: what the levels of UNet or ControlNet compute is not kept, but computed twice."""
+    for module in network.modules():
+        if isinstance(module, Level):
+            module.is_checkpointed = True
 
 
 def resnet(config: SeeSRConfig, in_channels: int, out_channels: int) -> ResnetBlock2D:

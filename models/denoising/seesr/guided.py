@@ -27,6 +27,24 @@ class Networks:
     def dtype(self) -> torch.dtype:
         return self.unet.conv_in.weight.dtype
 
+    def epsilon(
+        self,
+        noisy_latent: Tensor,
+        timestep: Tensor,
+        text_embeddings: Tensor,
+        lr_image: Tensor,
+        tokens: Tensor | None,
+        conditioning_scale: float = 1.0,
+    ) -> Tensor:
+        """(B, C, h, w) float32; both networks run in the precision of their weights.
+
+        timestep () or (B,); lr_image (B, 3, 8h, 8w) in [0, 1]; tokens (B, any, 512).
+        """
+        noisy, text, lr_image = (given.to(self.dtype) for given in (noisy_latent, text_embeddings, lr_image))
+        tokens = None if tokens is None else tokens.to(self.dtype)
+        residuals = self.controlnet(noisy, timestep, text, lr_image, tokens, conditioning_scale)
+        return self.unet(noisy, timestep, text, tokens, residuals).float()
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -51,18 +69,18 @@ class Condition:
 
 
 def tile_epsilon(networks: Networks, noisy_latent: Tensor, condition: Condition, place: Place, timestep: int) -> Tensor:
-    """Guided noise (1, C, ., .) float32 of one tile; the networks run in the precision of their weights."""
-    batch, dtype = len(condition.text_embeddings), networks.dtype
-    noisy = noisy_latent[place].expand(batch, -1, -1, -1).to(dtype)
+    """Guided noise (1, C, ., .) float32 of one tile."""
+    batch = len(condition.text_embeddings)
     rows, columns = (slice(PIXELS * s.start, PIXELS * s.stop) for s in place[1:])
-    lr_image = condition.lr_image[..., rows, columns].expand(batch, -1, -1, -1).to(dtype)
-    text = condition.text_embeddings.to(dtype)
     tokens = condition.tokens(place, timestep)
-    if tokens is not None:
-        tokens = tokens.expand(batch, -1, -1).to(dtype)
-    time = torch.tensor(timestep, device=noisy.device)
-    residuals = networks.controlnet(noisy, time, text, lr_image, tokens, condition.conditioning_scale)
-    epsilon = networks.unet(noisy, time, text, tokens, residuals).float()
+    epsilon = networks.epsilon(
+        noisy_latent[place].expand(batch, -1, -1, -1),
+        torch.tensor(timestep, device=noisy_latent.device),
+        condition.text_embeddings,
+        condition.lr_image[..., rows, columns].expand(batch, -1, -1, -1),
+        None if tokens is None else tokens.expand(batch, -1, -1),
+        condition.conditioning_scale,
+    )
     return guide(*epsilon.chunk(2), condition.cfg_scale) if batch == 2 else epsilon
 
 

@@ -57,10 +57,12 @@ class Schedule:
         return [k * stride + self.steps_offset for k in reversed(range(num_steps))]
 
 
-def add_noise(latent: Tensor, noise: Tensor, timestep: int, schedule: Schedule) -> Tensor:
-    """The latent as it would be at `timestep`: (B, C, h, w), float32."""
-    left = float(schedule.signal()[timestep])
-    return left**0.5 * latent + (1 - left) ** 0.5 * noise
+def add_noise(latent: Tensor, noise: Tensor, timestep: int | Tensor, schedule: Schedule) -> Tensor:
+    """The latent as it would be at `timestep`, of all or (B,) of each, 0..999: (B, C, h, w), float32."""
+    signal = schedule.signal()
+    left = signal[timestep.long().cpu()] if isinstance(timestep, Tensor) else signal[timestep]
+    kept, added = (share.sqrt().to(latent).reshape(-1, 1, 1, 1) for share in (left, 1 - left))
+    return kept * latent + added * noise
 
 
 def ddpm(

@@ -1,6 +1,7 @@
 """VQGAN's encoder: rendered maps into the latents that the fusion reads (Sec. 3.2); f = 16 for the paper's grid."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.catalogue import require
-from models.pickled import load_pickled_state
+from models.checkpoint import read_foreign
 from models.sources import SOURCES
 
 
@@ -40,7 +41,7 @@ class VqganEncoder:
             model = VQModel.from_pretrained(folder, local_files_only=True)
         else:
             require(root, "vqgan")
-            model = _from_taming(load_pickled_state(folder / "last.ckpt", "state_dict"))
+            model = _from_taming(read_foreign(folder / "last.ckpt", objects="drop"))
         del model.decoder, model.post_quant_conv  # maps are only encoded
         return cls(model.to(device, dtype).eval().requires_grad_(False), is_quantised)
 
@@ -62,10 +63,14 @@ class VqganEncoder:
         return latents.to(rendered.device, rendered.dtype)
 
 
-def _from_taming(state: dict[str, Tensor]) -> Any:
+def _from_taming(checkpoint: Mapping[str, Any]) -> Any:
     from diffusers import VQModel
 
-    downs = sorted({int(found[1]) for name in state if (found := re.match(r"encoder\.down\.(\d+)\.block\.", name))})
+    # Lightning saved it: the weights lie under "state_dict", and beside them objects of its own, which were dropped
+    found = checkpoint.get("state_dict")
+    found = found if isinstance(found, Mapping) else checkpoint
+    state = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    downs = sorted({int(match[1]) for name in state if (match := re.match(r"encoder\.down\.(\d+)\.block\.", name))})
     if not downs or "quant_conv.weight" not in state:
         raise ValueError("the checkpoint has no VQGAN encoder (keys encoder.down.*, quant_conv)")
     channels = tuple(state[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in downs)

@@ -9,9 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from models.backbones.fidelity import FUSION_FILE
+from models.backbones.fusion_files import SEESR, fusion_file, save_image_fusion
 from models.backbones.sd21 import CONTROLNET, SD21, UNET, WEIGHTS_FILE
-from models.checkpoint import save_checkpoint
 from models.denoising.seesr.config import SeeSRConfig
 from models.denoising.seesr.networks import SeeSRControlNet, SeeSRUNet
 from models.fusion.experts import FusionConfig
@@ -179,6 +178,8 @@ def save_seesr(root: Path, seed: int = 0) -> None:
         (root / folder).mkdir(parents=True)
         (root / folder / "config.json").write_text(json.dumps(values))
         network = kind(SeeSRConfig.from_published(values))
+        if isinstance(network, SeeSRControlNet):  # a new one is deaf to the LR image until it is trained
+            torch.nn.init.normal_(network.controlnet_cond_embedding.conv_out.weight)
         save_file(network.state_dict(), root / folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
@@ -220,8 +221,7 @@ def save_sd21(root: Path, seed: int = 0) -> None:
 def save_fusion(root: Path, seed: int = 0) -> None:
     """Writes random fusion weights of ours into `root`/m3esr/fidelity."""
     torch.manual_seed(seed)
-    (root / FUSION_FILE).parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(root / FUSION_FILE, ImageTokenFusion(FUSION).state_dict(), FUSION)
+    save_image_fusion(root / fusion_file(SEESR), ImageTokenFusion(FUSION))
 
 
 def save_vqgan(root: Path, seed: int = 0) -> None:

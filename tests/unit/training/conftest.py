@@ -7,27 +7,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.unit.models.backbones.test_quality import save_coarse
-from tests.unit.models.published import tiny
-from tests.unit.models.published_tiny import save_denoiser, save_sd35
-from tests.unit.models.seesr_tiny import save_vqgan
+from tests.unit.models.backbones.hubs import PROFILES, save_backbone, save_guides
+from tests.unit.models.published_tiny import save_denoiser
+from tests.unit.models.seesr_tiny import TAGGER
 from training.pairs import write_pairs
-from training.published import RECIPES
-from training.published.run import FusionRun, RunOptions, start_accelerator
+from training.published import recipe_for
+from training.published.fidelity import FidelityBackbone
+from training.published.run import BACKBONES, FusionRun, RunOptions, start_accelerator
 
 SIZE = 64
-RECIPE = replace(RECIPES["literal"](), total_batch=2, num_steps=4, learning_rate=2e-3, warmup_steps=1)
+TINY = {"total_batch": 2, "num_steps": 4, "learning_rate": 2e-3, "warmup_steps": 1}
+TINY_RECIPES = {profile: replace(recipe_for(profile), **TINY) for profile in PROFILES}
+RECIPE = TINY_RECIPES["quality"]
 
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("hub")
-    save_denoiser(root)
+    for profile in PROFILES:
+        save_backbone(root, profile)
     save_denoiser(root, "dit4sr_q", seed=1)
-    save_sd35(root)
-    save_coarse(root)
-    tiny.extractors(root)
-    save_vqgan(root)
+    save_guides(root)
     return root
 
 
@@ -44,7 +44,7 @@ def pairs(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def features(root, pairs, tmp_path_factory):
-    """Made once, by the first run."""
+    """A folder of each profile, made once, by the first run."""
     return tmp_path_factory.mktemp("features")
 
 
@@ -55,10 +55,15 @@ def captions(pairs, tmp_path_factory):
     return path
 
 
+@pytest.fixture(autouse=True)
+def tiny_ram(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "fidelity", FidelityBackbone(TAGGER))
+
+
 @pytest.fixture
 def start(root, pairs, features, captions, tmp_path):
     def start(recipe=RECIPE, out="out", **changes):
-        values = {"models_dir": root, "pairs": pairs, "out": tmp_path / out, "features": features}
+        values = {"models_dir": root, "pairs": pairs, "out": tmp_path / out, "features": features / recipe.profile}
         options = RunOptions(**(values | {"captions": captions, "device": "cpu", "log_every": 1000} | changes))
         return FusionRun(options, recipe, start_accelerator("cpu"))
 

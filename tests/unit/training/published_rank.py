@@ -5,11 +5,14 @@ from pathlib import Path
 
 import torch
 
+from tests.unit.models.seesr_tiny import TAGGER
 from training.published.__main__ import options_of, parse, recipe_of
-from training.published.run import FusionRun, start_accelerator
+from training.published.fidelity import FidelityBackbone
+from training.published.run import BACKBONES, FusionRun, start_accelerator
 
 
 def main() -> None:
+    BACKBONES["fidelity"] = FidelityBackbone(TAGGER)
     chosen = parse(sys.argv[1:])
     options = options_of(chosen)
     run = FusionRun(options, recipe_of(chosen), start_accelerator(options.device))

@@ -1,28 +1,23 @@
-"""Fusion training beside a frozen backbone, on tiny random checkpoints in the hub's layout."""
+"""Fusion training on tiny random checkpoints in the hub's layout: what the frozen networks saw, draws and losses."""
 
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
 from models.backbones.fusion_files import fusion_file
 from models.backbones.memory import TileSizes
 from models.checkpoint import read_tensors
+from models.denoising.seesr.guided import Condition, step_epsilon
 from models.requests import UpscaleOptions
-from tests.unit.models.backbones.test_quality import load, picture
+from tests.unit.models.backbones.hubs import NAMES, load, picture
 from tests.unit.models.published_tiny import save_joint_fusion
-from tests.unit.training.conftest import RECIPE, SIZE
-from training.published import RECIPES
-from training.published.__main__ import main
-from training.published.stage import Draws, FusionLoss, flow_loss, mix
-
-ROOT = Path(__file__).resolve().parents[3]
-NAMES = ["segmentation", "depth", "edge", "dino"]
+from tests.unit.models.seesr_tiny import SCHEDULER, save_fusion
+from tests.unit.training.conftest import RECIPE, SIZE, TINY_RECIPES
+from training.published.objectives import FlowMatching, NoisePrediction
+from training.published.stage import Draws, FusionLoss
 
 
 def weights(run):
@@ -31,114 +26,6 @@ def weights(run):
 
 def is_trained(name):
     return name.startswith("fusion.") or "_fused." in name
-
-
-@pytest.mark.parametrize("recipe", sorted(RECIPES))
-def test_the_loss_of_a_fixed_batch_falls_in_both_readings(start, recipe):
-    run = start(replace(RECIPES[recipe](), total_batch=2), batch_size=2)
-    batch = run.cache.batch([(i, 0, run.captions[i]) for i in run.pairs.training[:2]])
-    losses = FusionLoss(run.network, run.recipe, run.schedule)
-    optimizer = torch.optim.Adam(run.trained.parameters(), lr=1e-2)
-    seen = []
-    for _ in range(40):
-        loss = losses(batch, Draws(0, 0, 0))["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        seen.append(float(loss.detach()))
-    assert seen[-1] < 0.96 * seen[0]  # noise and drops are the same each time: only training moves it
-
-
-def test_only_the_fusion_and_the_fused_group_change(start):
-    run = start()
-    before = weights(run)
-    run.train()
-    after = weights(run)
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {name for name in before if is_trained(name)}
-    assert {name.replace("/", ".") for name in run.trained.state_dict()} == changed
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_bfloat16_trains_float32_parameters(start, checkpointing):
-    run = start(precision="bf16", checkpointing=checkpointing)
-    assert run.network.denoiser.proj_out.weight.dtype == torch.bfloat16
-    assert {p.dtype for p in run.trained.parameters()} == {torch.float32}
-    before = weights(run)
-    run.train()
-    after = weights(run)
-    assert {name for name in before if not torch.equal(before[name], after[name])} == set(filter(is_trained, before))
-
-
-def gradients(run):
-    batch = run.cache.batch([(run.pairs.training[0], 0, "")])
-    FusionLoss(run.network, run.recipe, run.schedule)(batch, Draws(0, 0, 0))["loss"].backward()
-    return [p.grad for p in run.trained.parameters()]
-
-
-def test_gradients_in_bfloat16_point_where_those_in_float32_do(start):
-    exact, rounded = (torch.cat([g.flatten() for g in gradients(start(precision=p))]) for p in ("fp32", "bf16"))
-    assert not torch.equal(exact, rounded)
-    assert float(torch.nn.functional.cosine_similarity(exact, rounded, dim=0)) > 0.98
-
-
-def test_checkpointing_changes_no_gradient(start):
-    found, num_passes = [], []
-    for checkpointing in (False, True):
-        run, passes = start(checkpointing=checkpointing), []
-        run.network.denoiser.transformer_blocks[0].register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
-        found.append(gradients(run))
-        num_passes.append(len(passes))
-    assert num_passes == [1, 2]  # what was not kept is computed again
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-
-
-def test_a_run_that_was_cut_off_ends_as_one_that_was_not(start):
-    whole = start(out="whole")
-    whole.train()
-    start(replace(RECIPE, num_steps=2), out="cut").train()
-    again = start(out="cut")
-    again.train()
-    for name, value in whole.trained.state_dict().items():
-        assert torch.equal(value, again.trained.state_dict()[name]), name
-    files = [run.fusion_path.read_bytes() for run in (whole, again)]
-    assert files[0] == files[1]
-
-
-def test_two_processes_end_with_the_same_parameters(start, root, pairs, features, captions, tmp_path):
-    alone = start(out="alone", batch_size=2)  # makes the features
-    before = alone.trained.state_dict()
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["-m", "tests.unit.training.published_rank", "--models-dir", root, "--pairs", pairs]
-    command += ["--features", features, "--captions", captions, "--out", tmp_path / "two", "--device", "cpu"]
-    command += ["--num-steps", "3", "--total-batch", "2", "--learning-rate", "2e-3"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (torch.load(tmp_path / "two" / f"rank{rank}.pt") for rank in (0, 1))
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
-    assert any(not torch.equal(value, before[name]) for name, value in first.items())
-    assert "1 x 2 process(es) x 1" in done.stdout
-
-
-def test_the_command_writes_a_file_that_the_profile_serves(root, pairs, features, captions, tmp_path, capsys):
-    out, hub = tmp_path / "out", tmp_path / "hub"
-    arguments = ["--models-dir", root, "--pairs", pairs, "--features", features, "--captions", captions, "--out", out]
-    arguments += ["--num-steps", 2, "--total-batch", 2, "--device", "cpu", "--log-every", 1]
-    assert main(list(map(str, arguments))) == 0
-    told = capsys.readouterr().out
-    assert told.splitlines()[-1] == str(out / "fusion_r1.safetensors")
-    assert "flow loss on 1 held-out pairs" in told and "step      2" in told
-    shutil.copytree(root, hub)
-    (hub / fusion_file("dit4sr_r1")).parent.mkdir(parents=True)
-    shutil.copy(out / "fusion_r1.safetensors", hub / fusion_file("dit4sr_r1"))
-    upscaler = load(hub)
-    result = upscaler.upscale(picture(), UpscaleOptions(num_steps=1, modalities=dict.fromkeys(NAMES, 1.0)))
-    assert result.fusion == "trained"
-    assert all(result.maps[name].shape == (4, 6) and result.maps[name].min() > 0 for name in NAMES)
 
 
 def test_the_weights_of_the_other_code_are_trained_too(start, root, tmp_path):
@@ -152,7 +39,7 @@ def test_the_weights_of_the_other_code_are_trained_too(start, root, tmp_path):
     shutil.copytree(root, hub)
     (hub / fusion_file("dit4sr_q")).parent.mkdir(parents=True)
     shutil.copy(run.fusion_path, hub / fusion_file("dit4sr_q"))
-    upscaler = load(hub, quality_weights="dit4sr_q")
+    upscaler = load(hub, "quality", quality_weights="dit4sr_q")
     assert upscaler.upscale(picture(), UpscaleOptions(num_steps=1, modalities={"edge": 1.0})).fusion == "trained"
 
 
@@ -178,7 +65,7 @@ def test_features_are_what_the_profile_sees(start, root, tmp_path):
     run, hub = start(features=tmp_path / "features"), tmp_path / "hub"  # in float32, as the profile runs here
     shutil.copytree(root, hub)
     save_joint_fusion(hub)
-    upscaler = load(hub)
+    upscaler = load(hub, "quality")
     upscaler.sampling = replace(upscaler.sampling, process_side=SIZE)
     network, seen = upscaler.fusion.network, {}
     prepare = network.prepare
@@ -203,6 +90,37 @@ def test_features_are_what_the_profile_sees(start, root, tmp_path):
         assert torch.allclose(clean, upscaler.vae.encode(hr[None], TileSizes())[0], atol=2e-3, rtol=2e-3)
 
 
+def test_features_beside_seesr_are_what_the_profile_tells_its_networks(start, root, tmp_path):
+    run, hub = start(TINY_RECIPES["fidelity"], features=tmp_path / "features"), tmp_path / "hub"
+    shutil.copytree(root, hub)
+    save_fusion(hub)
+    upscaler, told = load(hub, "fidelity"), []
+    upscaler.sampling = replace(upscaler.sampling, process_side=SIZE)
+    upscaler.seesr.controlnet.register_forward_pre_hook(lambda _, given: told.append(given))
+    i = run.pairs.training[0]
+    lr = run.pairs.pair(i, 1)[0].permute(1, 2, 0).numpy()
+    upscaler.upscale(lr, UpscaleOptions(num_steps=1, modalities={"edge": 1.0}))
+    _, _, _, work, tokens, scale = told[0]
+    kept = run.cache.read(run.cache.lr_path(i, 1))
+    assert torch.allclose(kept["work"], work[0], atol=1e-3)
+    num_tokens = len(kept["image_tokens"])
+    assert num_tokens == 65 and tokens.shape[1] == 65 + 16 and scale == 1
+    assert torch.allclose(kept["image_tokens"], tokens[0, :num_tokens], atol=2e-3, rtol=2e-3)
+    text = run.cache.read(run.cache.text_path("a bridge"))["text_embeddings"]
+    assert torch.allclose(text, upscaler.text.encode(["a bridge"])[0], atol=1e-2)
+
+
+def test_the_networks_answer_to_a_batch_as_a_step_of_the_profile_does(start):
+    run = start(TINY_RECIPES["fidelity"])
+    batch = run.cache.batch([(run.pairs.training[0], 0, "a bridge")])
+    noisy, told = torch.randn_like(batch.clean), batch.conditions
+    condition = Condition(told["work"], told["text_embeddings"], told["image_tokens"])
+    with torch.no_grad():
+        alone = run.network.predict(batch, noisy, torch.tensor([321.0]), None)
+        step = step_epsilon(run.network.networks, noisy, condition, 321, tile=96, overlap=4)
+    assert torch.allclose(alone, step, atol=1e-6)
+
+
 def test_captions_reach_the_batch_and_a_share_of_them_is_left_out(start):
     run = start(replace(RECIPE, text_dropout=0.5), batch_size=2)
     assert run.captions.count("a bridge") == 2
@@ -223,33 +141,48 @@ def test_a_dropped_modality_says_nothing(start):
     run = start()
     batch = run.cache.batch([(run.pairs.training[0], 0, "")])
     other = replace(batch, modalities=batch.modalities | {"depth": torch.randn_like(batch.modalities["depth"])})
-    noisy, sigma = torch.randn_like(batch.clean), torch.tensor([0.6])
+    noisy, timestep = torch.randn_like(batch.clean), torch.tensor([600.0])
     with torch.no_grad():
         for name, is_same in (("depth", True), ("edge", False)):
             kept = torch.tensor([[float(other_name != name) for other_name in batch.modalities]])
-            ours, theirs = (run.network(seen, noisy, sigma, kept)[0] for seen in (batch, other))
+            ours, theirs = (run.network(seen, noisy, timestep, kept)[0] for seen in (batch, other))
             assert torch.equal(ours, theirs) == is_same
 
 
 def test_the_loss_is_the_error_of_the_clean_latent_that_a_velocity_points_to():
     torch.manual_seed(0)
     clean, noise, velocity = torch.randn(3, 2, 4, 4, 4).unbind()
-    sigma = torch.tensor([0.3, 0.9])
-    end = mix(clean, noise, sigma) - sigma[:, None, None, None] * velocity
-    assert torch.allclose(flow_loss(velocity, clean, noise, sigma), (end - clean).square().mean((1, 2, 3)), atol=1e-5)
-    assert float(flow_loss(noise - clean, clean, noise, sigma).abs().max()) == 0
-    assert torch.equal(mix(clean, noise, torch.ones(2)), noise)
+    sigma, flow = torch.tensor([0.3, 0.9]), FlowMatching()
+    end = flow.mix(clean, noise, 1000 * sigma) - sigma[:, None, None, None] * velocity
+    expected = (end - clean).square().mean((1, 2, 3))
+    assert torch.allclose(flow.loss(velocity, clean, noise, 1000 * sigma), expected, atol=1e-5)
+    assert float(flow.loss(noise - clean, clean, noise, 1000 * sigma).abs().max()) == 0
+    assert torch.equal(flow.mix(clean, noise, torch.full((2,), 1000.0)), noise)
 
 
 def test_sigmas_are_those_of_the_shifted_table(start):
-    sigmas = Draws(0, 0, 0).sigmas(4000, start().schedule)
+    sigmas = start().objective.draw(4000, torch.Generator().manual_seed(0)) / 1000
     assert sigmas.min() > 0 and sigmas.max() <= 1
     assert float(sigmas.median()) == pytest.approx(0.75, abs=0.02)  # 0.5 shifted by 3
 
 
+def test_noise_prediction_is_that_of_stable_diffusion_2():
+    torch.manual_seed(0)
+    objective, scheduler = NoisePrediction(), DDPMScheduler.from_config(SCHEDULER)
+    clean, noise = torch.randn(2, 3, 4, 4, 4).unbind()
+    timestep = torch.tensor([0.0, 500.0, 999.0])
+    expected = scheduler.add_noise(clean, noise, timestep.long())
+    assert torch.allclose(objective.mix(clean, noise, timestep), expected, atol=1e-6)
+    assert float(objective.loss(noise, clean, noise, timestep).max()) == 0
+    assert torch.allclose(objective.loss(noise + 2, clean, noise, timestep), torch.full((3,), 4.0))
+    drawn = objective.draw(4000, torch.Generator().manual_seed(0))
+    assert (drawn.min(), drawn.max()) >= (0, 990) and drawn.max() < 1000 and torch.equal(drawn, drawn.round())
+    assert float(drawn.mean()) == pytest.approx(499.5, abs=15)
+
+
 def test_the_mean_weight_is_drawn_to_w_bar_over_batches_not_within_one(start):
     run = start()
-    losses = FusionLoss(run.network, run.recipe, run.schedule)
+    losses = FusionLoss(run.network, run.recipe, run.objective)
     low = torch.full((4,), 0.2, requires_grad=True)
     (losses.expect(low) - 0.5).square().sum().backward()
     first = low.grad.clone()

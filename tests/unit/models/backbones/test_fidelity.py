@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,48 +20,23 @@ from models.denoising.tiled import tile_places
 from models.modalities.dape.weights import RAM_FILE
 from models.requests import UpscaleOptions
 from models.runs import to_answer, to_tensor
-from tests.unit.models.backbones.test_quality import save_coarse
-from tests.unit.models.seesr_tiny import SCHEDULER, TAGGER, TAGS, save_sd21, save_seesr, save_tagger
+from tests.unit.models.backbones import hubs
+from tests.unit.models.backbones.hubs import ONE_STEP, SMALL_SIDE, copy_without, picture, save_backbone
+from tests.unit.models.seesr_tiny import SCHEDULER, TAGGER, TAGS
 
-SMALL = PublishedSampling(process_side=64)  # the rule is the published one, pictures of 512 px are not for tests
-ONE_STEP = UpscaleOptions(num_steps=1)
+load = partial(hubs.load, profile="fidelity")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("hub")
-    save_seesr(root)
-    save_sd21(root)
-    save_tagger(root, threshold=0.0)
+    save_backbone(root, "fidelity")
     return root
-
-
-def load(root, **options):
-    upscaler = FidelityUpscaler.load(root, "cpu", BackboneOptions(models_dir=root, **options), tagger=TAGGER)
-    upscaler.sampling = SMALL
-    return upscaler
 
 
 @pytest.fixture(scope="module")
 def upscaler(root):
     return load(root)
-
-
-def picture(height=18, width=25, seed=0):
-    return np.random.default_rng(seed).random((height, width, 3), np.float32)
-
-
-def test_a_picture_comes_back_at_the_size_asked_for_the_same_every_time(upscaler):
-    options = UpscaleOptions(scale=3, num_steps=2, seed=5)
-    result = upscaler.upscale(picture(), options)
-    assert result.sr_image.shape == (54, 75, 3) and result.sr_image.dtype == np.float32
-    assert result.sr_image.min() >= 0 and result.sr_image.max() <= 1
-    assert (result.fusion, result.maps, result.temperatures) == ("not installed", {}, {})
-    assert result.caption == ", ".join(TAGS)
-    assert (result.num_steps, result.seed, result.notes) == (2, 5, ())
-    assert np.array_equal(result.sr_image, upscaler.upscale(picture(), options).sr_image)
-    other = upscaler.upscale(picture(), replace(options, seed=6))
-    assert not np.array_equal(result.sr_image, other.sr_image)
 
 
 def test_the_run_is_the_published_pipeline_step_by_step(upscaler):
@@ -71,7 +47,7 @@ def test_the_run_is_the_published_pipeline_step_by_step(upscaler):
         vae, seesr = upscaler.vae.network, upscaler.seesr
         lr_latent = vae.encode(2 * work - 1).latent_dist.mode() * 0.18215
         tokens = upscaler.prompts.read(to_tensor(lr_image, torch.device("cpu"))).tokens.expand(2, -1, -1)
-        texts = [SMALL.negative_prompt, ", ".join(TAGS) + ", a bridge,clean, high-resolution, 8k"]
+        texts = [PublishedSampling.negative_prompt, ", ".join(TAGS) + ", a bridge,clean, high-resolution, 8k"]
         text = upscaler.text.encode(texts)
         scheduler, generator = DDPMScheduler.from_config(SCHEDULER), torch.Generator().manual_seed(seed)
         scheduler.set_timesteps(num_steps)
@@ -89,20 +65,9 @@ def test_the_run_is_the_published_pipeline_step_by_step(upscaler):
     assert np.abs(upscaler.upscale(lr_image, options).sr_image - expected).max() < 1e-4
 
 
-@pytest.mark.parametrize("size", [(1, 1), (16, 16), (5, 40), (49, 49)])
-def test_any_size_works(upscaler, size):
-    assert upscaler.upscale(picture(*size), ONE_STEP).sr_image.shape == (4 * size[0], 4 * size[1], 3)
-
-
-def test_greyscale_stays_grey(upscaler):
-    grey = np.repeat(picture()[..., :1], 3, 2)
-    sr = upscaler.upscale(grey, ONE_STEP).sr_image
-    assert (sr[..., 0] == sr[..., 1]).all() and (sr[..., 0] == sr[..., 2]).all()
-
-
 def test_a_large_latent_goes_in_tiles_that_see_their_part_of_the_picture(root, upscaler):
     tiled = load(root)
-    tiled.sampling = replace(SMALL, tile=8)
+    tiled.sampling = replace(tiled.sampling, tile=8)
     seen, forward = [], tiled.seesr.controlnet.forward
 
     def watching(noisy, time, text, lr_image, *rest):
@@ -122,15 +87,6 @@ def test_a_large_latent_goes_in_tiles_that_see_their_part_of_the_picture(root, u
     whole = upscaler.upscale(large, ONE_STEP).sr_image
     assert not np.array_equal(result.sr_image, whole)
     assert np.abs(result.sr_image - whole).mean() < 0.1
-
-
-def test_progress_names_each_step_and_never_falls(upscaler):
-    events = []
-    upscaler.upscale(picture(), UpscaleOptions(num_steps=3), events.append)
-    fractions = [event.fraction for event in events]
-    assert fractions == sorted(fractions) and fractions[-1] == 1
-    assert list(dict.fromkeys(e.stage for e in events)) == ["coarse", "perception", "encoding", "denoising", "output"]
-    assert {e.step for e in events if e.stage == "denoising"} == {0, 1, 2, 3}
 
 
 def test_a_run_can_be_canceled_between_steps(upscaler):
@@ -170,44 +126,20 @@ def test_a_captioner_speaks_in_place_of_the_tags(root):
             return f"a picture of {lr_image.shape[1]} by {lr_image.shape[0]}"
 
     upscaler = FidelityUpscaler.load(root, "cpu", BackboneOptions(), Captioner(), tagger=TAGGER)
-    upscaler.sampling = SMALL
+    upscaler.sampling = PublishedSampling(process_side=SMALL_SIDE)
     assert upscaler.upscale(picture(), replace(ONE_STEP, prompt="mine")).caption == "a picture of 25 by 18, mine"
 
 
 def test_without_ram_it_runs_and_says_so(root, tmp_path):
-    shutil.copytree(root, tmp_path / "hub")
-    (tmp_path / "hub" / RAM_FILE).unlink()
-    upscaler = load(tmp_path / "hub")
+    upscaler = load(copy_without(root, tmp_path / "hub", RAM_FILE))
     result = upscaler.upscale(picture(), replace(ONE_STEP, prompt="mine"))
     assert result.caption == "mine" and "RAM is not installed" in result.notes[0]
     assert upscaler.describe()["image_tokens"] == "none"
 
 
-def test_the_official_sampling_differs_and_is_repeatable(root, upscaler):
-    official = load(root, official_sampling=True)
-    one, two = (official.upscale(picture(), ONE_STEP).sr_image for _ in range(2))
-    assert np.array_equal(one, two)
-    assert not np.array_equal(one, upscaler.upscale(picture(), ONE_STEP).sr_image)
-
-
-@pytest.mark.parametrize("offload", ["model", "sequential"])
-def test_offloading_changes_no_digit(root, upscaler, offload):
-    offloaded = load(root, offload=offload)
-    for _ in range(2):
-        sr = offloaded.upscale(picture(), ONE_STEP).sr_image
-        assert np.array_equal(sr, upscaler.upscale(picture(), ONE_STEP).sr_image)
-
-
-def test_half_precision_stays_near(root, upscaler):
-    half = load(root, dtype="bf16")
-    assert half.describe()["dtype"] == "bfloat16"
-    near = np.abs(half.upscale(picture(), ONE_STEP).sr_image - upscaler.upscale(picture(), ONE_STEP).sr_image)
-    assert near.mean() < 0.02
-
-
 def test_memory_that_runs_out_halves_tiles_and_is_told(root):
     upscaler = load(root)
-    upscaler.sampling = replace(SMALL, process_side=320)  # 40 latent cells
+    upscaler.sampling = replace(upscaler.sampling, process_side=320)  # 40 latent cells
     forward, asked = upscaler.seesr.unet.forward, []
 
     def in_little_memory(noisy, *rest):
@@ -223,22 +155,6 @@ def test_memory_that_runs_out_halves_tiles_and_is_told(root):
     assert result.notes == ("Memory ran out: denoising tiles were halved to 32 latent cells.",)
 
 
-def test_a_coarse_network_brings_uncertainty_and_a_preview(root, tmp_path):
-    shutil.copytree(root, tmp_path / "hub")
-    save_coarse(tmp_path / "hub")
-    upscaler, previews = load(tmp_path / "hub"), []
-    result = upscaler.upscale(picture(20, 24), ONE_STEP, on_preview=lambda p: previews.append(p.image.shape))
-    assert result.maps.keys() == {"uncertainty"}
-    assert result.maps["uncertainty"].shape == (5, 6)
-    assert previews == [(80, 96, 3)]
-
-
-def test_it_says_what_it_is(upscaler):
-    told = upscaler.describe()
-    assert (told["profile"], told["checkpoint"], told["device"]) == ("fidelity", "seesr", "cpu")
-    assert len(told["sha256"]) == 64 and told["num_parameters"] > 10_000
-
-
 @pytest.mark.parametrize(
     ("gone", "reason"),
     [
@@ -250,11 +166,8 @@ def test_it_says_what_it_is(upscaler):
     ],
 )
 def test_missing_files_are_told_with_what_to_do(root, tmp_path, gone, reason):
-    shutil.copytree(root, tmp_path / "hub")
-    path = tmp_path / "hub" / gone
-    path.unlink() if path.is_file() else shutil.rmtree(path)
     with pytest.raises((MissingWeightsError, ValueError), match=reason):
-        load(tmp_path / "hub")
+        load(copy_without(root, tmp_path / "hub", gone))
 
 
 def test_the_stock_unet_of_stable_diffusion_is_refused(root, tmp_path):

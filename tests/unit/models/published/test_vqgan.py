@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from models.catalogue import MissingWeightsError
+from models.checkpoint import read_foreign
 from models.modalities.published import VqganEncoder
-from models.pickled import load_pickled_state
 from tests.unit.models.published import tiny
 
 CHANNELS = (32, 32, 64)  # two halvings; attention at the last resolution, as f16 has it
@@ -176,19 +176,21 @@ class Harm:
 
 def test_nothing_in_a_pickle_runs(tmp_path):
     torch.save({"state_dict": {"a": torch.ones(2)}, "harm": Harm(tmp_path / "harm")}, tmp_path / "x.ckpt")
-    assert load_pickled_state(tmp_path / "x.ckpt", "state_dict")["a"].tolist() == [1, 1]
+    assert read_foreign(tmp_path / "x.ckpt", objects="drop")["state_dict"]["a"].tolist() == [1, 1]
     (tmp_path / "old.ckpt").write_bytes(pickle.dumps(Harm(tmp_path / "harm")))
     with pytest.raises(ValueError, match=r"old\.ckpt"):
-        load_pickled_state(tmp_path / "old.ckpt")
+        read_foreign(tmp_path / "old.ckpt", objects="drop")
+    with pytest.raises(ValueError, match=r"x\.ckpt cannot be read as weights"):
+        read_foreign(tmp_path / "x.ckpt")
     assert not (tmp_path / "harm").exists()
 
 
-def test_half_and_old_files_and_files_without_tensors(tmp_path):
+def test_half_and_old_files_and_files_without_weights(tmp_path):
     torch.save({"params": {"a": torch.ones(2).half()}}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert load_pickled_state(tmp_path / "old.pth", "params_ema", "params")["a"].dtype == torch.float16
+    assert read_foreign(tmp_path / "old.pth", objects="drop")["params"]["a"].dtype == torch.float16
     (tmp_path / "text.pth").write_text("<html>not found</html>")
-    with pytest.raises(ValueError, match="not a checkpoint"):
-        load_pickled_state(tmp_path / "text.pth")
-    torch.save({"params": {"a": 1}}, tmp_path / "none.pth")
-    with pytest.raises(ValueError, match="holds no tensors"):
-        load_pickled_state(tmp_path / "none.pth", "params")
+    with pytest.raises(ValueError, match="cannot be read as weights"):
+        read_foreign(tmp_path / "text.pth", objects="drop")
+    torch.save([torch.ones(2)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="holds a list, not weights by name"):
+        read_foreign(tmp_path / "list.pth", objects="drop")
