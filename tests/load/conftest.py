@@ -58,6 +58,11 @@ class Stage:
         self._started.append(process)
         return process
 
+    def end(self, process: Measured) -> None:
+        """End one of them before the others."""
+        process.close()
+        self._started.remove(process)
+
     def fill(self, num_jobs: int) -> list[str]:
         """Accept so many jobs that no worker is told of; their ids in order."""
         jobs = [a_job() for _ in range(num_jobs)]
