@@ -43,7 +43,7 @@ def test_audit_writes_what_it_measured(monkeypatch, capsys, tmp_path, data):
     assert code == 0
     assert "Gamma = sum_i Cov(w_i, Delta_i), 3 images of photos/lr_real" in out and "Router sanity" in out
     told = json.loads(report.read_text())
-    assert told["model"]["dtype"] == "float32" and told["router_sanity"]["is_blind"] is True
+    assert told["model"]["dtype"] == "float32" and told["router_sanity"]["is_blind"] is False
 
 
 def test_bench_prints_every_stage(monkeypatch, capsys, tmp_path):
