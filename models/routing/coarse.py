@@ -10,6 +10,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.resize import resize
+
 MARGIN = 8  # LR pixels around the image
 
 
@@ -102,12 +104,8 @@ def reconcile(sr_image: Tensor, lr_image: Tensor, trust: Tensor | float) -> Tens
     pixel is clean and must be met, 0 where it is noise. Ours: the paper has no such step.
     """
     scale = sr_image.shape[-1] // lr_image.shape[-1]
-    return sr_image + upscale(trust * (lr_image - reduce(sr_image, scale)), scale)
-
-
-def reduce(image: Tensor, scale: int) -> Tensor:
-    """Antialiased bicubic reduction (a = -0.5): (B, 3, sH, sW) -> (B, 3, H, W)."""
-    return F.interpolate(image, scale_factor=1 / scale, mode="bicubic", antialias=True, align_corners=False)
+    reduced = resize(sr_image, (lr_image.shape[-2], lr_image.shape[-1]))
+    return sr_image + upscale(trust * (lr_image - reduced), scale)
 
 
 def upscale(lr_image: Tensor, scale: int) -> Tensor:

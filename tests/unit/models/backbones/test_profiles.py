@@ -7,13 +7,8 @@ import numpy as np
 import pytest
 
 from models.requests import UpscaleOptions
-from tests.unit.models.backbones.hubs import ONE_STEP, PROFILES, load, picture, save_backbone, save_coarse
+from tests.unit.models.backbones.hubs import ONE_STEP, load, picture, save_backbone, save_coarse
 from tests.unit.models.seesr_tiny import TAGS
-
-
-@pytest.fixture(scope="module", params=PROFILES)
-def profile(request):
-    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +16,6 @@ def root(profile, tmp_path_factory):
     root = tmp_path_factory.mktemp("hub")
     save_backbone(root, profile)
     return root
-
-
-@pytest.fixture(scope="module")
-def upscaler(root, profile):
-    return load(root, profile)
 
 
 def test_a_picture_comes_back_at_the_size_asked_for_the_same_every_time(upscaler, profile):

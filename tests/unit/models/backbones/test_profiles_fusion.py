@@ -14,14 +14,9 @@ from models.fusion.tiled import FusedTokens
 from models.requests import UpscaleOptions
 from models.routing.router import RouterConfig
 from models.sources import SOURCES
-from tests.unit.models.backbones.hubs import NAMES, ONE_STEP, PROFILES, copy_without, load, picture, save_fused
+from tests.unit.models.backbones.hubs import NAMES, ONE_STEP, copy_without, load, picture, save_fused
 
 ALL = dict.fromkeys((*NAMES, "text"), 1.0)
-
-
-@pytest.fixture(scope="module", params=PROFILES)
-def profile(request):
-    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +24,6 @@ def root(profile, tmp_path_factory):
     root = tmp_path_factory.mktemp("hub")
     save_fused(root, profile)
     return root
-
-
-@pytest.fixture(scope="module")
-def upscaler(root, profile):
-    return load(root, profile)
 
 
 @pytest.fixture(scope="module")
