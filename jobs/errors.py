@@ -60,6 +60,7 @@ ERROR_KINDS: dict[str, ErrorKind] = {
     "webhook-disabled": ErrorKind("The receiver wants no more webhooks for this job", 409),
     # the server
     "queue-full": ErrorKind("The queue is full", 429, is_retryable=True),
+    "decoders-busy": ErrorKind("Too many uploads wait to be opened", 503, is_retryable=True),
     "redis-unavailable": ErrorKind("The job database cannot be reached", 503, is_retryable=True),
     "storage-unavailable": ErrorKind("The image storage cannot be reached", 503, is_retryable=True),
     "storage-full": ErrorKind("The image storage is full", 503, is_retryable=True),

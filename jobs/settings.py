@@ -80,10 +80,15 @@ class Settings(BaseSettings):
         description="The same by the clock, in seconds, without the time in which the decoder was denied a processor.",
     )
     decode_megabytes: int = Field(
-        default=240,
+        default=256,
         ge=50,
-        description="Memory an upload of up to 12 megapixels may take to be decoded, in MiB, the file included; "
-        "a larger image in proportion to its pixels.",
+        description="Memory that opening one upload may take, in MiB, whatever its size: that of the decoder, and of "
+        "the file itself in the API.",
+    )
+    decode_wait_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="How long an upload waits until one of the two decoders is free; then POST answers 503.",
     )
     max_queue_length: int = Field(
         default=100, gt=0, description="Jobs that may wait per profile; beyond that POST answers 429."

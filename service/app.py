@@ -36,6 +36,7 @@ from service.shell import Shell
 from service.shortcut import PollShortcut
 from service.sweeper import sweep_for_ever
 from service.throttle import Throttle
+from service.waiting import WaitingRoom
 from service.webhooks import Deliverer, webhook_guard
 
 # What answers without an API key: health, metrics and the pages. All else asks for one as soon as there are keys.
@@ -108,6 +109,7 @@ def _assemble(settings: Settings, redis: RedisClient, blobs: BlobStore) -> Conte
         outbox=outbox,
         webhook_guard=webhook_guard(settings),
         fetcher=Fetcher(settings),
+        waiting_room=WaitingRoom(settings),
     )
 
 

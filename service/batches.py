@@ -11,6 +11,7 @@ from service import intake
 from service.caller import Caller
 from service.context import Context
 from service.uploads import FilePart, Upload, check_not_empty, screen_image
+from service.waiting import Seat
 
 MAX_TOLD_NAME_LENGTH = 80
 
@@ -22,14 +23,18 @@ def max_files(context: Context, caller: Caller) -> int:
     return min(limit for limit in limits if limit)
 
 
-def screen_files(context: Context, files: Sequence[FilePart], options: UpscaleRequest) -> list[Upload]:
+async def screen_files(
+    context: Context, files: Sequence[FilePart], options: UpscaleRequest, seat: Seat
+) -> list[Upload]:
     """The uploads, once it is sure that a worker can read each. Raises JobError as `screen_image`, naming the file."""
     uploads = []
     for index, file in enumerate(files):
         try:
             check_not_empty(file)
-            info = screen_image(file.data, options, context.settings)
+            info = await screen_image(file.data, options, context.settings, seat)
         except JobError as error:
+            if error.is_retryable:  # no fault of this file's
+                raise
             name = file.name[:MAX_TOLD_NAME_LENGTH]
             field = f"file[{index}]" if error.field in (None, "file") else error.field
             raise JobError(error.code, f"file[{index}] ('{name}'): {error.detail}", field=field) from error

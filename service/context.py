@@ -23,6 +23,7 @@ from service.metrics import ServiceMetrics
 from service.outbound import Guard
 from service.pace import Paces
 from service.throttle import Throttle
+from service.waiting import WaitingRoom
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Context:
     outbox: Outbox
     webhook_guard: Guard
     fetcher: Fetcher
+    waiting_room: WaitingRoom
 
 
 async def find_context(request: Request) -> Context:

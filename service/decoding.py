@@ -4,6 +4,7 @@ In the process of the API neither could be bounded: a JPEG of 3 MB with thousand
 PNG of millions of empty chunks is parsed for ten seconds, and a thread in C code cannot be stopped.
 """
 
+import asyncio
 import atexit
 import contextlib
 import dataclasses
@@ -13,14 +14,18 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jobs import JobError
+from service.waiting import Seat
 
 NUM_HELPERS = 2  # each may hold a whole image in memory
+BEGIN_SECONDS = 0.25  # in which a decoder that is free has surely begun
 _PROGRAM = Path(__file__).with_name("decode_helper.py")
 
 
@@ -39,7 +44,7 @@ class Limits:
 
     header_seconds, seconds: of processor time, for the header and for all of it.
     wall_seconds: for all of it by the clock, while the decoder has a processor.
-    megabytes: of memory (MiB), the file included, up to decode_helper.LIMITED_PIXELS; in proportion beyond.
+    megabytes: of memory (MiB), of the decoder and of the file itself in the API together.
     """
 
     header_seconds: float
@@ -106,31 +111,61 @@ class Helper:
             self._process = None
 
 
+class _Work:
+    """A file to be opened. data: emptied when nobody wants it any more. began_at: by time.monotonic."""
+
+    def __init__(self, data: bytes, check: Check, limits: Limits) -> None:
+        self.data, self.check, self.limits = data, check, limits
+        self.began_at: float | None = None
+
+
 class Decoders:
-    """As many helpers as images are opened at once; who comes later waits for one."""
+    """As many helpers as images are opened at once, each with a thread of its own; who comes later waits in line.
+
+    Who waits holds no thread: those of the pool are for other routes. For any event loop.
+    """
 
     def __init__(self, num_helpers: int = NUM_HELPERS) -> None:
-        self._idle: queue.SimpleQueue[Helper] = queue.SimpleQueue()
         self._helpers = [Helper() for _ in range(num_helpers)]
+        self._idle: queue.SimpleQueue[Helper] = queue.SimpleQueue()
         for helper in self._helpers:
             self._idle.put(helper)
+        self._threads = ThreadPoolExecutor(num_helpers, thread_name_prefix="decode")
         self._lock = threading.Lock()
         self._is_known_at_exit = False
 
-    def examine(self, data: bytes, check: Check, limits: Limits) -> ImageFacts:
+    async def examine(self, data: bytes, check: Check, limits: Limits, seat: Seat) -> ImageFacts:
         """What the image is, once every pixel of it was decoded.
 
-        check: told what the header says, before a pixel is decoded; may raise to refuse it.
-        Raises JobError unsupported-format, invalid-image, animated-image, too-many-pixels, costly-image, and what
-        `check` raises.
+        check: told what the header says, before a pixel is decoded; may raise to refuse it. Called in a thread.
+        seat: for how long a decoder is waited for; what was waited is taken off.
+        Raises JobError unsupported-format, invalid-image, animated-image, too-many-pixels, costly-image, what `check`
+        raises, decoders-busy, and bad-request when the caller hung up before a decoder was free.
         """
+        work, asked_at = _Work(data, check, limits), time.monotonic()
+        turn = self._threads.submit(self._open, work)
+        answer = asyncio.wrap_future(turn)
+        try:
+            awaited: set[asyncio.Future[Any]] = {answer, seat.gone}
+            seconds = max(seat.seconds, BEGIN_SECONDS)
+            await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if turn.cancel():  # it had not begun
+                raise seat.refusal()
+            return await answer
+        finally:
+            turn.cancel()  # when it is this request that was given up
+            work.data = b""  # a turn that was given up stays in line, empty
+            seat.seconds -= (work.began_at or time.monotonic()) - asked_at
+
+    def _open(self, work: _Work) -> ImageFacts:
+        work.began_at = time.monotonic()
         with self._lock:
             if not self._is_known_at_exit:
                 atexit.register(self.stop)
                 self._is_known_at_exit = True
-        helper = self._idle.get()
+        helper = self._idle.get_nowait()  # there are no more threads than helpers
         try:
-            return helper.ask(dataclasses.asdict(limits), data, check)
+            return helper.ask(dataclasses.asdict(work.limits), work.data, work.check)
         finally:
             self._idle.put(helper)
 

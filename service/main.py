@@ -1,5 +1,7 @@
 """Serving: binds the address, refuses to be open to the world by accident, and runs the app."""
 
+import contextlib
+import ctypes
 import socket
 
 import structlog
@@ -10,6 +12,7 @@ from service.access import is_open_to_anonymous
 from service.app import create_app
 
 GRACE_SECONDS = 5
+_M_MMAP_THRESHOLD, _MMAP_BYTES = -3, 1 << 20  # of glibc's mallopt
 
 
 def run(settings: Settings) -> None:
@@ -17,6 +20,7 @@ def run(settings: Settings) -> None:
 
     Raises SystemExit with one clear line when the address is taken, or open to others without leave.
     """
+    _give_memory_back()
     check_address(settings, KeyStore(connect(settings.redis_url)))
     listener = listen(settings.host, settings.port)
     configure_logs(settings.log_level)
@@ -31,6 +35,12 @@ def run(settings: Settings) -> None:
     )
     with listener:
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _give_memory_back() -> None:
+    """Have what a large upload took go back to the system with it: glibc would keep up to 64 MiB for the next."""
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
 
 
 def check_address(settings: Settings, api_keys: KeyStore) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
@@ -12,6 +13,7 @@ from jobs import InputInfo, JobError, Settings, UpscaleRequest, find_profile
 from service.decoding import Decoders, ImageFacts, Limits
 from service.fetching import Fetcher
 from service.problems import invalid_option
+from service.waiting import Seat
 
 MAX_FIELD_BYTES = 64 * 1024
 MAX_FIELDS = 40
@@ -37,28 +39,30 @@ class FilePart:
     data: bytes
 
 
-async def read_form(request: Request, fetcher: Fetcher) -> tuple[bytes, dict[str, str]]:
+async def read_form(request: Request, fetcher: Fetcher, seat: Seat) -> tuple[bytes, dict[str, str]]:
     """The bytes of the file, sent or fetched from the field `url`, and the other fields of a multipart body.
 
-    Raises JobError malformed-form, missing-file, empty-file, invalid-option (a field twice), body-too-large, and what
-    `Fetcher.fetch` raises.
+    Raises JobError malformed-form, missing-file, empty-file, invalid-option (a field twice), body-too-large,
+    decoders-busy (no room in memory), and what `Fetcher.fetch` raises.
     """
-    files, fields = await _read_parts(request, 1)
+    files, fields = await _read_parts(request, 1, seat)
     url = fields.pop("url", None)
     if files and url is not None:
         raise JobError("invalid-option", "url: send a file or its url, not both.", field="url")
     if url is not None:
-        return await fetcher.fetch(url), fields
+        data = await fetcher.fetch(url)
+        seat.hold(len(data))
+        return data, fields
     check_not_empty(_require(files)[0])
     return files[0].data, fields
 
 
-async def read_files(request: Request, *, max_files: int) -> tuple[list[FilePart], dict[str, str]]:
+async def read_files(request: Request, seat: Seat, *, max_files: int) -> tuple[list[FilePart], dict[str, str]]:
     """The files of a multipart body in their order, one at least, and its other fields.
 
     Raises as `read_form`, but not empty-file; too-many-files where more than one is allowed.
     """
-    files, fields = await _read_parts(request, max_files)
+    files, fields = await _read_parts(request, max_files, seat)
     return _require(files), fields
 
 
@@ -68,7 +72,7 @@ def _require(files: list[FilePart]) -> list[FilePart]:
     return files
 
 
-async def _read_parts(request: Request, max_files: int) -> tuple[list[FilePart], dict[str, str]]:
+async def _read_parts(request: Request, max_files: int, seat: Seat) -> tuple[list[FilePart], dict[str, str]]:
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise JobError("malformed-form", "Send multipart/form-data with a field 'file'.")
     try:
@@ -84,6 +88,7 @@ async def _read_parts(request: Request, max_files: int) -> tuple[list[FilePart],
             if isinstance(value, UploadFile):
                 if name != "file":
                     raise JobError("invalid-option", f"{name}: the file belongs in 'file'.", field=name)
+                seat.hold(value.size or 0)
                 files.append(FilePart(value.filename or "", await value.read()))
             elif name == "modalities" and name in fields:
                 fields[name] += "," + value
@@ -138,11 +143,11 @@ def check_offer(options: UpscaleRequest, settings: Settings) -> UpscaleRequest:
     return options
 
 
-def screen_image(data: bytes, options: UpscaleRequest, settings: Settings) -> InputInfo:
+async def screen_image(data: bytes, options: UpscaleRequest, settings: Settings, seat: Seat) -> InputInfo:
     """What the image is, once it is sure that a worker can read it.
 
     Pixels are counted from the header, before one of them is decoded. Raises JobError unsupported-format,
-    too-many-pixels, animated-image, invalid-image, costly-image or invalid-option.
+    too-many-pixels, animated-image, invalid-image, costly-image, invalid-option or decoders-busy.
     """
     limits = Limits(
         header_seconds=settings.decode_seconds * _HEADER_SHARE,
@@ -154,14 +159,15 @@ def screen_image(data: bytes, options: UpscaleRequest, settings: Settings) -> In
     def check(facts: ImageFacts) -> None:
         check_sizes(options, facts.width, facts.height, settings)
 
-    facts = _DECODERS.examine(data, check, limits)
+    facts = await _DECODERS.examine(data, check, limits, seat)
     check(facts)  # again: a PNG may tell behind its pixels that it lies on its side
+    digest = await run_in_threadpool(hashlib.sha256, data)
     return InputInfo(
         width=facts.width,
         height=facts.height,
         format=facts.format,
         bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=digest.hexdigest(),
     )
 
 

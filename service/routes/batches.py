@@ -5,10 +5,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from jobs import JobError
+from jobs import Batch, JobError
 from service.access import CallerDep
 from service.batches import accept_batch, find_records, max_files, screen_files
-from service.context import ContextDep
+from service.caller import Caller
+from service.context import Context, ContextDep
 from service.lifecycle import forget
 from service.problems import problem_responses
 from service.routes.upscale import form_schema, key_header
@@ -38,14 +39,7 @@ async def create_batch(request: Request, context: ContextDep, caller: CallerDep)
     """
     try:
         await run_in_threadpool(context.throttle.admit, caller)  # before the body is read
-        files, fields = await read_files(request, max_files=max_files(context, caller))
-        if len(files) > 1:
-            await run_in_threadpool(context.throttle.admit, caller, len(files) - 1)
-        options = read_options(fields, context.settings)
-        await screen_webhook(options.webhook_url, context.settings, context.webhook_guard)
-        uploads = await run_in_threadpool(screen_files, context, files, options)
-        key, request_id = request.headers.get("idempotency-key"), request.scope["request_id"]
-        batch, is_replayed = await run_in_threadpool(accept_batch, context, caller, uploads, request_id, key)
+        batch, is_replayed = await _take_in(request, context, caller)
     except JobError as error:
         context.metrics.rejected.labels(error.code).inc()
         raise
@@ -58,6 +52,19 @@ async def create_batch(request: Request, context: ContextDep, caller: CallerDep)
     records = await run_in_threadpool(find_records, context, batch)
     view = await run_in_threadpool(view_batch, context, batch, records)
     return JSONResponse(view.model_dump(mode="json"), status_code=202, headers=headers)
+
+
+async def _take_in(request: Request, context: Context, caller: Caller) -> tuple[Batch, bool]:
+    """As `accept_batch`."""
+    async with context.waiting_room.seat(request) as seat:
+        files, fields = await read_files(request, seat, max_files=max_files(context, caller))
+        if len(files) > 1:
+            await run_in_threadpool(context.throttle.admit, caller, len(files) - 1)
+        options = read_options(fields, context.settings)
+        await screen_webhook(options.webhook_url, context.settings, context.webhook_guard)
+        uploads = await screen_files(context, files, options, seat)
+        key, request_id = request.headers.get("idempotency-key"), request.scope["request_id"]
+        return await run_in_threadpool(accept_batch, context, caller, uploads, request_id, key)
 
 
 @router.get("/v1/batches/{batch_id}", responses=problem_responses(404, 422))

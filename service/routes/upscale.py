@@ -14,6 +14,7 @@ from jobs import JobError, JobRecord, UpscaleRequest
 from jobs.options import WEBHOOK_EVENTS
 from jobs.store import check_own
 from service.access import CallerDep
+from service.caller import Caller
 from service.context import Context, ContextDep
 from service.intake import MAX_IDEMPOTENCY_KEY_LENGTH, accept
 from service.problems import problem_responses
@@ -107,16 +108,7 @@ async def upscale(request: Request, context: ContextDep, caller: CallerDep) -> R
     """Accept an image. The answer names the job; poll its `url`, or listen to its `/events`."""
     try:
         await run_in_threadpool(context.throttle.admit, caller)  # before the body is read
-        data, fields = await read_form(request, context.fetcher)
-        options = read_options(fields, context.settings)
-        await screen_webhook(options.webhook_url, context.settings, context.webhook_guard)
-        key = request.headers.get("idempotency-key")
-
-        def take() -> tuple[JobRecord, bool]:
-            upload = Upload(data=data, input=screen_image(data, options, context.settings), options=options)
-            return accept(context, caller, upload, request.scope["request_id"], key)
-
-        record, is_replayed = await run_in_threadpool(take)
+        record, is_replayed = await _take_in(request, context, caller)
     except JobError as error:
         context.metrics.rejected.labels(error.code).inc()
         raise
@@ -133,6 +125,17 @@ async def upscale(request: Request, context: ContextDep, caller: CallerDep) -> R
     body = await request.app.state.polled.body(record, None)
     status = 200 if wait_seconds is not None and record.status.is_final else 202
     return Response(body, status_code=status, media_type="application/json", headers=headers)
+
+
+async def _take_in(request: Request, context: Context, caller: Caller) -> tuple[JobRecord, bool]:
+    """As `accept`. The upload is gone from memory when it returns, however long the answer is waited for."""
+    async with context.waiting_room.seat(request) as seat:
+        data, fields = await read_form(request, context.fetcher, seat)
+        options = read_options(fields, context.settings)
+        await screen_webhook(options.webhook_url, context.settings, context.webhook_guard)
+        info = await screen_image(data, options, context.settings, seat)
+        upload, key = Upload(data=data, input=info, options=options), request.headers.get("idempotency-key")
+        return await run_in_threadpool(accept, context, caller, upload, request.scope["request_id"], key)
 
 
 def _asked_wait(request: Request) -> int | None:

@@ -8,6 +8,7 @@ import pytest
 from jobs import JobError
 from service.decoding import Decoders, Limits
 from tests.fakes import picture
+from tests.unit.service.seats import examine_now
 
 LIMITS = Limits(header_seconds=1.0, seconds=5.0, wall_seconds=20.0, megabytes=300)
 
@@ -20,14 +21,14 @@ def decoders():
 
 
 def examine(decoders, width, check=lambda facts: None):
-    return decoders.examine(picture(width, 12), check, LIMITS)
+    return examine_now(decoders, picture(width, 12), check, LIMITS)
 
 
 def test_the_size_is_told_before_a_pixel_is_decoded(decoders):
     truncated = picture(300, 200)[:-2000]
     seen = []
     with pytest.raises(JobError) as raised:
-        decoders.examine(truncated, seen.append, LIMITS)
+        examine_now(decoders, truncated, seen.append, LIMITS)
     assert [(facts.width, facts.height) for facts in seen] == [(300, 200)]
     assert raised.value.code == "invalid-image"
 
@@ -44,7 +45,7 @@ def test_who_is_refused_by_size_leaves_nothing_to_the_next(decoders):
 
 def test_a_refusal_of_the_header_leaves_nothing_to_the_next(decoders):
     with pytest.raises(JobError) as raised:
-        decoders.examine(b"no image", lambda facts: None, LIMITS)
+        examine_now(decoders, b"no image", lambda facts: None, LIMITS)
     assert raised.value.code == "unsupported-format"
     assert examine(decoders, 22).width == 22
 

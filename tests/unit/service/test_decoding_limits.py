@@ -1,4 +1,4 @@
-"""What a look at a file may cost, and that a limit ends it: time by the processor and the clock, memory by pixels."""
+"""What a look at a file may cost, and that a limit ends it: time by the processor and the clock, and memory."""
 
 import io
 import os
@@ -16,9 +16,11 @@ import pytest
 from PIL import Image
 
 from jobs import JobError
-from service.decode_helper import LIMITED_PIXELS, Refusal, examine
+from service.decode_helper import Refusal, examine
 from service.decoding import Decoders, ImageFacts, Limits
 from tests.fakes import picture
+from tests.heic import heic_of
+from tests.unit.service.seats import examine_now
 
 AMPLE = Limits(header_seconds=10, seconds=30, wall_seconds=60, megabytes=1000)
 needs_proc = pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="looks into /proc")
@@ -48,7 +50,7 @@ def flat_png(width: int, height: int) -> bytes:
 
 
 def examine_whole(decoders: Decoders, data: bytes, limits: Limits) -> ImageFacts:
-    return decoders.examine(data, lambda facts: None, limits)
+    return examine_now(decoders, data, lambda facts: None, limits)
 
 
 def processor_seconds(decoders: Decoders) -> float:
@@ -117,16 +119,54 @@ def test_processor_time_ends_what_takes_too_much(decoders, slow_file):
     assert (error.code, "time" in error.detail) == ("costly-image", True)
 
 
-def test_memory_is_limited_by_the_pixels_there_are(decoders):
-    assert LIMITED_PIXELS == 3000 * 4000  # which have 48 MB as Pillow holds them, and half as many more have 72
-    small, large = flat_png(3000, 4000), flat_png(3000, 6000)
+def test_memory_is_limited_by_one_number_whatever_the_size(decoders):
+    small, large = flat_png(3000, 4000), flat_png(3000, 6000)  # 48 and 72 MB as Pillow holds them
     tight = replace(AMPLE, megabytes=80)
-    assert examine_whole(decoders, large, tight).height == 6000
     assert examine_whole(decoders, small, tight).height == 4000
-    tighter = replace(AMPLE, megabytes=50)
-    for data in (small, large):
-        error = refusal(decoders, data, tighter)
-        assert (error.code, "memory" in error.detail) == ("costly-image", True)
+    detail = refusal(decoders, large, tight).detail
+    assert "80 MiB" in detail and "as JPEG or PNG" in detail
+
+
+def test_the_file_counts_in_the_api_too(decoders):
+    data = flat_png(1000, 1000) + bytes(30 << 20)  # the decoder holds 16 MiB of its own and the file
+    assert refusal(decoders, data, replace(AMPLE, megabytes=70)).code == "costly-image"
+    assert examine_whole(decoders, data, replace(AMPLE, megabytes=90)).width == 1000
+
+
+def encoded(width: int, height: int, kind: str) -> bytes:
+    """A whole picture of one colour; kind: format and what is special about it."""
+    file, flat, image_format = io.BytesIO(), Image.new("RGB", (width, height), "teal"), kind.split("-")[0]
+    if image_format == "HEIC":
+        return heic_of(flat)
+    save = {
+        "JPEG-progressive": {"progressive": True, "subsampling": 0},
+        "WEBP-lossless": {"lossless": True, "method": 0},
+        "WEBP": {"method": 0},
+        "AVIF": {"speed": 10},
+        "TIFF-deflate": {"compression": "tiff_deflate"},
+    }
+    flat.save(file, image_format, **save.get(kind, {}))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF-deflate", "JPEG-progressive", "WEBP", "WEBP-lossless", "AVIF", "HEIC"])
+def test_a_whole_picture_is_never_called_damaged_for_want_of_memory(decoders, kind):
+    data = encoded(1500, 2000, kind)
+    verdicts = []
+    for megabytes in range(18, 100, 4):
+        try:
+            examine_whole(decoders, data, replace(AMPLE, megabytes=megabytes))
+            verdicts.append("taken")
+        except JobError as error:
+            verdicts.append(error.code)
+    assert set(verdicts) == {"costly-image", "taken"}
+    assert verdicts == sorted(verdicts)  # enough is enough
+
+
+def test_a_picture_cut_off_is_found_damaged_and_not_costly(decoders):
+    for kind in ("PNG", "JPEG-progressive", "WEBP", "AVIF", "HEIC"):
+        data = encoded(300, 200, kind)
+        assert refusal(decoders, data[: len(data) * 3 // 4], AMPLE).code == "invalid-image", kind
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -145,7 +185,7 @@ def test_a_jpeg_drawn_small_is_found_damaged_wherever_one_drawn_whole_is(mode, p
         except OSError:
             is_whole = False
         try:
-            facts = examine(data[:end], True, lambda _: None)
+            facts = examine(data[:end], True)
             assert is_whole and (facts["width"], facts["height"]) == (64, 40), end
         except Refusal:
             assert not is_whole, end

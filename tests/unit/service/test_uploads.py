@@ -1,5 +1,6 @@
 """Screening: what an image must be before it becomes a job."""
 
+import asyncio
 import io
 import struct
 import time
@@ -13,12 +14,20 @@ from jobs import JobError, Settings, UpscaleRequest
 from service.uploads import read_options, screen_image
 from tests.fakes import picture
 from tests.heic import heic_of
+from tests.unit.service.seats import a_seat
 
 SETTINGS = Settings(storage_url="memory:///")
 
 
 def screen(data, settings=SETTINGS, **options):
-    return screen_image(data, UpscaleRequest(**options), settings)
+    async def screen_now():
+        seat = a_seat()
+        try:
+            return await screen_image(data, UpscaleRequest(**options), settings, seat)
+        finally:
+            seat.leave()
+
+    return asyncio.run(screen_now())
 
 
 def refusal(data, settings=SETTINGS, **options):
