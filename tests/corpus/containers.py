@@ -20,7 +20,7 @@ class Case:
 
     codes: problem codes it may be refused with; empty: it must be taken. may_pass: it may be taken as well.
     size: (width, height) upright of what is taken. has_alpha, is_gray: what the result must have; None: not told.
-    options: form fields. is_large: more pixels may be decoded than decode_helper.LIMITED_PIXELS.
+    options: form fields.
     """
 
     name: str
@@ -33,7 +33,6 @@ class Case:
     file_name: str = "photo.png"
     content_type: str = "image/png"
     options: tuple[tuple[str, str], ...] = ()
-    is_large: bool = False
 
 
 def noise(width: int = 16, height: int = 12, channels: int = 3, dtype: type = np.uint8) -> np.ndarray:

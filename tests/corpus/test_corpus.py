@@ -33,8 +33,7 @@ IS_FULL = os.environ.get("CORPUS") == "full"
 MAX_SECONDS = 2.0  # of processor time, and by the clock while a processor is free
 MAX_SECONDS_ON_A_BUSY_MACHINE = 20.0
 FREE_SHARE = 0.05  # of the time, in which something may wait for a processor and one still counts as free
-MAX_BYTES = 300_000_000  # of the API's growth and the decoder together
-LARGE_BYTES = 480_000_000  # the same, for an image above decode_helper.LIMITED_PIXELS
+MAX_BYTES = 300_000_000  # of the API's growth and the decoder together, whatever is sent
 LARGE_PIXELS = 1_000_000  # beyond this the result is not made: the figures are of the API
 GROUPS = {"good": good_cases, "bad": bad_cases, "bombs": lambda: bomb_cases(IS_FULL)}
 
@@ -54,7 +53,6 @@ class Figures:
     most_growth: tuple[int, str] = (0, "")
     most_decode: tuple[int, str] = (0, "")
     most_memory: tuple[int, str] = (0, "")
-    most_memory_of_large: tuple[int, str] = (0, "")
 
     def lines(self) -> list[str]:
         """As a table in Markdown."""
@@ -67,8 +65,7 @@ class Figures:
         for title, (num_bytes, name) in (
             ("most memory: growth of the API", self.most_growth),
             ("most memory: one decode", self.most_decode),
-            ("most memory: both together, up to 12 megapixels", self.most_memory),
-            ("most memory: both together, larger", self.most_memory_of_large),
+            ("most memory: both together", self.most_memory),
         ):
             rows.append((title, f"{num_bytes / 1e6:.0f} MB ({name})"))
         return [f"| {name} | {value} |" for name, value in rows]
@@ -111,13 +108,10 @@ class Bench:
         figures.most_processor = max(figures.most_processor, (spent, case.name))
         figures.most_growth = max(figures.most_growth, (server.growth_bytes, case.name))
         figures.most_decode = max(figures.most_decode, (server.decode_peak_bytes, case.name))
-        if case.is_large:
-            figures.most_memory_of_large = max(figures.most_memory_of_large, (server.peak_bytes, case.name))
-        else:
-            figures.most_memory = max(figures.most_memory, (server.peak_bytes, case.name))
+        figures.most_memory = max(figures.most_memory, (server.peak_bytes, case.name))
         limit = MAX_SECONDS if is_free else MAX_SECONDS_ON_A_BUSY_MACHINE
         assert seconds < limit and spent < MAX_SECONDS, f"{seconds:.2f} s, {spent:.2f} s of processor"
-        assert server.peak_bytes < (LARGE_BYTES if case.is_large else MAX_BYTES), f"{server.peak_bytes / 1e6:.0f} MB"
+        assert server.peak_bytes < MAX_BYTES, f"{server.peak_bytes / 1e6:.0f} MB"
 
 
 def _stalled_seconds() -> float:
