@@ -213,7 +213,7 @@ def _photographs() -> Iterator[Case]:
         ("avif-444", large, "AVIF", {"speed": 10, "quality": 85, "subsampling": "4:4:4"}),
     ):
         yield Case(f"{name}-24", saved(picture, image_format, **options), size=PHOTOGRAPH, options=HARDLY_LARGER)
-    yield Case("heic-24", heic_of(large, quality=65), size=PHOTOGRAPH, options=HARDLY_LARGER)
+    yield Case("heic-24", heic_of(large, quality=45), size=PHOTOGRAPH, options=HARDLY_LARGER)
     for name, options in (("webp", {"quality": 85, "method": 0}), ("webp-lossless", {"lossless": True, "method": 0})):
         yield Case(f"{name}-24", saved(quiet, "WEBP", **options), COSTLY, options=HARDLY_LARGER)
         smaller = saved(quiet.crop((0, 0, *SMALLER_PHOTOGRAPH)), "WEBP", **options)
