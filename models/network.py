@@ -19,7 +19,7 @@ from models.modalities.perception import PerceptionNet
 from models.modalities.rendering import render_depth, render_segmentation
 from models.modalities.text import TextEncoder
 from models.precision import REDUCED, reduce_weights
-from models.routing.coarse import MARGIN, CoarseNetwork, upscale
+from models.routing.coarse import MARGIN, CoarseNetwork, mean_of_views, upscale
 from models.routing.reliability import ModalityReliability
 from models.routing.router import UncertaintyRouter
 from models.routing.uncertainty import estimate_uncertainty
@@ -66,12 +66,16 @@ class M3ESR(nn.Module):
         is_reduced = self.compute_dtype != torch.float32
         return torch.autocast(self.codec.basis.device.type, self.compute_dtype if is_reduced else None, is_reduced)
 
-    def estimate(self, lr_image: Tensor, margin: int = MARGIN) -> tuple[Tensor, Tensor, Tensor]:
+    def estimate(
+        self, lr_image: Tensor, margin: int = MARGIN, num_views: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Up-Scale(x), the coarse SR image (both (B, 3, 4H, 4W)) and U(x) (B, 1, H/4, W/4) of Eq. 13.
 
-        `margin`: see `CoarseNetwork.forward`.
+        `margin`: see `CoarseNetwork.forward`. `num_views`: see `mean_of_views`; None is `SamplerConfig.coarse_views`.
         """
-        upscaled, coarse_sr = upscale(lr_image, SCALE), self.coarse(lr_image, margin).clamp(0, 1)
+        num_views = num_views or self.config.sampler.coarse_views
+        coarse_sr = mean_of_views(self.coarse, lr_image, margin, num_views).clamp(0, 1)
+        upscaled = upscale(lr_image, SCALE)
         return upscaled, coarse_sr, estimate_uncertainty(coarse_sr, upscaled)
 
     def latents(self, upscaled: Tensor, coarse_sr: Tensor) -> tuple[Tensor, Tensor]:

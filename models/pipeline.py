@@ -181,7 +181,9 @@ class Upscaler:
         """
         network = self.network
         with watch.stage("coarse", 0.0):
-            upscaled, coarse_sr, uncertainty_map = network.estimate(region.lr_image)
+            upscaled, coarse_sr, uncertainty_map = network.estimate(
+                region.lr_image, num_views=None if watch.num_steps else 1
+            )
             if show_coarse is not None:
                 show_coarse(coarse_sr)
             uncertainty = self.uncertainty_maps(region.lr_image, upscaled, coarse_sr, uncertainty_map)
