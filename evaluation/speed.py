@@ -89,6 +89,8 @@ def build_ours(config: DenoiserConfig, device: torch.device, dtype: torch.dtype,
     network.merge_projections()
     if compile_it:
         network.compile()
+    elif device.type == "cpu":
+        network.pack_for_cpu()
     return network
 
 

@@ -38,10 +38,10 @@ class Tiling:
         upscale: of the answer; these networks enlarge by `scale` whatever it is.
         """
         sides = [ceil(max(side, self.min_side) / self.patch) for side in (width, height)]
-        region_sides = [min(side, self.region) for side in sides]
         num_regions = num_tiles = num_pixels = 1
-        for side, region_side in zip(sides, region_sides, strict=True):
+        for side in sides:
             regions = _pieces(side, self.region, self.region_overlap)
+            region_side = ceil((side + (regions - 1) * self.region_overlap) / regions)
             num_regions *= regions
             num_tiles *= regions * _pieces(region_side, self.tile, self.tile_overlap)
             num_pixels *= regions * region_side * self.patch * self.scale

@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     )
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         default="auto",
-        description="Precision of the transformer. auto: `quality` and `fidelity` bf16 on a GPU, fp32 on a CPU; "
+        description="Precision of the networks. auto: `quality` and `fidelity` bf16 on a GPU, fp32 on a CPU; "
         "`compact` bf16 on a CPU that has it, where a probe at the start finds it faster and right, else fp32.",
     )
     quality_weights: Literal["dit4sr_r1", "dit4sr_q", "dit4sr_f"] = Field(

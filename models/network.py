@@ -4,7 +4,7 @@ Dimension key, the same in every file: B batch  C channels  H W pixels  h w late
 modality  M modalities  D width  N heads  K head width
 """
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from models.modalities.perception import PerceptionNet
 from models.modalities.rendering import render_depth, render_segmentation
 from models.modalities.text import TextEncoder
 from models.precision import REDUCED, reduce_weights
-from models.routing.coarse import MARGIN, CoarseNetwork, upscale
+from models.routing.coarse import MARGIN, CoarseNetwork, mean_of_views, upscale
 from models.routing.reliability import ModalityReliability
 from models.routing.router import UncertaintyRouter
 from models.routing.uncertainty import estimate_uncertainty
@@ -55,23 +55,32 @@ class M3ESR(nn.Module):
         self.compute_dtype = torch.float32
 
     def use_dtype(self, dtype: torch.dtype) -> "M3ESR":
-        """Lets the transformer parts compute in `dtype`, for inference; what leaves them is float32. Returns itself."""
+        """Lets `REDUCED` parts compute in `dtype`, for inference; what leaves them is float32. Returns itself."""
         self.compute_dtype = dtype
         for name in REDUCED:
             reduce_weights(self.get_submodule(name), dtype)
         return self
 
     def reduced(self) -> AbstractContextManager[object]:
-        """While entered, matrix products and convolutions compute in `compute_dtype`."""
-        is_reduced = self.compute_dtype != torch.float32
-        return torch.autocast(self.codec.basis.device.type, self.compute_dtype if is_reduced else None, is_reduced)
+        """While entered, matrix products and convolutions compute in `compute_dtype`.
 
-    def estimate(self, lr_image: Tensor, margin: int = MARGIN) -> tuple[Tensor, Tensor, Tensor]:
+        With float32 what surrounds it stands: training brings an autocast of its own.
+        """
+        if self.compute_dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.codec.basis.device.type, self.compute_dtype)
+
+    def estimate(
+        self, lr_image: Tensor, margin: int = MARGIN, num_views: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Up-Scale(x), the coarse SR image (both (B, 3, 4H, 4W)) and U(x) (B, 1, H/4, W/4) of Eq. 13.
 
-        `margin`: see `CoarseNetwork.forward`.
+        `margin`: see `CoarseNetwork.forward`. `num_views`: see `mean_of_views`; None is `SamplerConfig.coarse_views`.
         """
-        upscaled, coarse_sr = upscale(lr_image, SCALE), self.coarse(lr_image, margin).clamp(0, 1)
+        num_views = num_views or self.config.sampler.coarse_views
+        with self.reduced():
+            coarse_sr = mean_of_views(self.coarse, lr_image, margin, num_views).clamp(0, 1)
+        upscaled = upscale(lr_image, SCALE)
         return upscaled, coarse_sr, estimate_uncertainty(coarse_sr, upscaled)
 
     def latents(self, upscaled: Tensor, coarse_sr: Tensor) -> tuple[Tensor, Tensor]:

@@ -126,7 +126,7 @@ class Upscaler:
         lr = pad_to(lr, max(height, MIN_SIDE), max(width, MIN_SIDE))
         rows, columns = math.ceil(lr.shape[-2] / PATCH), math.ceil(lr.shape[-1] / PATCH)
         lr = pad_to(lr, rows * PATCH, columns * PATCH)
-        plan = plan_tiles(rows, columns, REGION, REGION_OVERLAP)
+        plan = plan_tiles(rows, columns, REGION, REGION_OVERLAP, even=True)
         num_steps = count_steps(options, self.config.sampler)
         watch = Stopwatch(on_progress, len(plan), num_steps)
         caption, text_ids, null_ids = self.read_text(lr[..., :height, :width], options, watch)
@@ -181,7 +181,9 @@ class Upscaler:
         """
         network = self.network
         with watch.stage("coarse", 0.0):
-            upscaled, coarse_sr, uncertainty_map = network.estimate(region.lr_image)
+            upscaled, coarse_sr, uncertainty_map = network.estimate(
+                region.lr_image, num_views=None if watch.num_steps else 1
+            )
             if show_coarse is not None:
                 show_coarse(coarse_sr)
             uncertainty = self.uncertainty_maps(region.lr_image, upscaled, coarse_sr, uncertainty_map)

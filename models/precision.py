@@ -1,7 +1,8 @@
 """In which precision the transformer computes: bfloat16 where the machine has it and it pays, float32 elsewhere.
 
-Only matrix products and convolutions of `REDUCED` parts are reduced. Coarse network, codec, uncertainty and colours
-decide the last digits of the picture and stay in float32; so does perception with its small depthwise filters.
+Only matrix products and convolutions of `REDUCED` parts are reduced. Of the coarse network that is the residual alone,
+which is small beside the upscaled image that it corrects. Codec, uncertainty and colours decide the last digits of the
+picture and stay in float32; so does perception with its small depthwise filters.
 """
 
 import copy
@@ -15,7 +16,7 @@ from models.denoising.transformer import DiffusionTransformer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # parts of models.network.M3ESR; the temperatures are not among them: 8 bits could make one 0
-REDUCED = ("router", "fusion.map_encoder", "fusion.dino_projection", "fusion.experts", "denoiser")
+REDUCED = ("coarse", "router", "fusion.map_encoder", "fusion.dino_projection", "fusion.experts", "denoiser")
 MAX_DIFFERENCE = 0.05  # of the probe's velocity, relative: bfloat16 keeps 8 bits, a broken kernel keeps none
 MIN_SPEED_UP = 1.1
 PROBE_ROUNDS, PROBE_TILES = 3, 4

@@ -30,13 +30,14 @@ class Tile:
 
 
 def plan_tiles(
-    height: int, width: int, tile: int, overlap: int, multiple: int = 1, square: bool = False
+    height: int, width: int, tile: int, overlap: int, multiple: int = 1, square: bool = False, even: bool = False
 ) -> tuple[Tile, ...]:
     """Covers height x width with equal tiles, row by row.
 
     tile: side of a tile.  overlap: what neighbours share at least.  multiple: every position and side is a
     multiple of it, so that maps made per patch fall on one grid.  square: also a narrow image gets square
-    tiles (DiT4SR's blocks take nothing else).
+    tiles (DiT4SR's blocks take nothing else).  even: tiles no larger than their number needs, so that none overlaps
+    its neighbour by much more than was asked for.
     An image smaller than a tile gets one tile of its own size, rounded up. The last tile ends at the border,
     rounded up to the multiple: it overhangs by less than `multiple`, and `crop_tile` fills that.
     Raises ValueError when tile or overlap is no multiple, or the overlap leaves no step.
@@ -51,8 +52,16 @@ def plan_tiles(
     sides = min(tile, padded[0]), min(tile, padded[1])
     if square:
         sides = (min(sides),) * 2
+    if even:
+        sides = tuple(even_side(*axis, overlap, multiple) for axis in zip(padded, sides, strict=True))
     tops, lefts = (axis_starts(length, side, overlap, multiple) for length, side in zip(padded, sides, strict=True))
     return tuple(Tile(top, left, *sides) for top in tops for left in lefts)
+
+
+def even_side(length: int, side: int, overlap: int, multiple: int) -> int:
+    """The least side with which as many tiles as those of `side` cover the axis."""
+    count = len(axis_starts(length, side, overlap, multiple))
+    return ceil((length + (count - 1) * overlap) / count / multiple) * multiple
 
 
 def axis_starts(length: int, side: int, overlap: int, multiple: int) -> tuple[int, ...]:

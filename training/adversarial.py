@@ -61,13 +61,13 @@ class Adversary:
         return loss.detach()
 
     def judge(self, sr_image: Tensor, hr_image: Tensor, upscaled: Tensor) -> Tensor:
-        """The generator's loss: how much less its images look like photographs than the photographs do; a scalar."""
+        """The generator's loss: how much less its images look like photographs than the photographs do; (B,)."""
         self.network.requires_grad_(False)
         with torch.no_grad():
             real = self.network(torch.cat([hr_image, upscaled], 1)).float().mean()
         fake = self.network(torch.cat([sr_image, upscaled], 1)).float()
         self.network.requires_grad_(True)
-        return F.softplus(real - fake).mean()
+        return F.softplus(real - fake).mean((1, 2, 3))
 
     def state_dict(self) -> dict[str, object]:
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}

@@ -19,7 +19,7 @@ from training.pairs import PairDataset
 from training.validation import Validation
 from training.widening import widen
 
-COARSE = CoarseConfig(widths=(48, 96, 192), num_blocks=(2, 2, 4), has_consistency=True)
+COARSE = CoarseConfig(widths=(48, 96, 192), num_blocks=(2, 2, 6), has_consistency=True)
 
 
 def main() -> None:

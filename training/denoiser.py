@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from models.checkpoint import read_config, read_tensors, save_checkpoint
-from models.configs import COMPACT_DENOISER, VISUAL_MODALITIES, M3ESRConfig
+from models.configs import COMPACT_DENOISER, VISUAL_MODALITIES, M3ESRConfig, SamplerConfig
 from models.fusion.experts import FusionConfig
 from models.modalities.edge import canny_edges
 from models.modalities.perception import load_perception
@@ -121,6 +121,7 @@ def build(args: argparse.Namespace, dataset: GuidedPairs) -> tuple[M3ESR, Tokeni
         fusion=FusionConfig(dino_channels=perception.config.dino_channels, query="patch", is_local=True),
         denoiser=replace(COMPACT_DENOISER, num_layers=args.num_layers),
         segment_names=names,
+        sampler=SamplerConfig(coarse_views=2),
         # of training.reliability: frozen here, it knows nothing of this stage's networks
         reliability=read_config(args.init / "compact.safetensors", M3ESRConfig).reliability if args.init else None,
     )

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from evaluation.lpips import LpipsSqueeze
 from training.adversarial import Adversary, AdversaryConfig
-from training.losses import charbonnier, edge_loss, grid_loss, pattern_loss, robust_perceptual, structure_loss
+from training.losses import (
+    charbonnier,
+    cleanness,
+    edge_loss,
+    grid_loss,
+    pattern_loss,
+    robust_perceptual,
+    structure_loss,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +30,24 @@ class ImageLossWeights:
     grid: float = 0.0
     pattern: float = 0.0
     structure: float = 0.0
+    # moves lpips and adversarial to crops whose LR image is clean: there what is sharp can be known, elsewhere it is
+    # guessed. In [0, 1]; a crop counts 1 - focus to 1 + focus times by its `cleanness`
+    clean_focus: float = 0.0
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         for field in fields(cls):
-            parser.add_argument(f"--{field.name}-weight", type=float, default=field.default, metavar="W")
+            parser.add_argument(option(field.name), type=float, default=field.default, metavar="W")
         parser.add_argument("--lpips", type=Path, help="weights of LPIPS-squeeze, .npz")
 
     @classmethod
     def from_arguments(cls, args: argparse.Namespace) -> "ImageLossWeights":
-        return cls(**{field.name: getattr(args, f"{field.name}_weight") for field in fields(cls)})
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: getattr(args, option(name)[2:].replace("-", "_")) for name in names})
+
+
+def option(name: str) -> str:
+    return "--clean-focus" if name == "clean_focus" else f"--{name}-weight"
 
 
 TERMS = {"edge": edge_loss, "grid": grid_loss, "pattern": pattern_loss, "structure": structure_loss}
@@ -58,20 +74,23 @@ class ImageLosses:
         """Every term, and "loss", their weighted sum. With an adversary, that learns from the batch too."""
         weights, losses = self.weights, {"pixel": charbonnier(sr_image, hr_image)}
         total = losses["pixel"]
+        importance = 1 + weights.clean_focus * (2 * cleanness(upscaled, hr_image) - 1)
         for name, term in TERMS.items():
             if (weight := getattr(weights, name)) > 0:
                 losses[name] = term(sr_image, hr_image)
                 total = total + weight * losses[name]
         if self.perceptual is not None:
             with half_precision():
-                losses["lpips"] = robust_perceptual(self.perceptual, sr_image, hr_image, self.generator)
-            total = total + weights.lpips * losses["lpips"]
+                perceptual = robust_perceptual(self.perceptual, sr_image, hr_image, self.generator).float()
+            losses["lpips"] = perceptual.mean()
+            total = total + weights.lpips * (importance * perceptual).mean()
         if self.adversary is not None:
             seen = self.cut(sr_image, hr_image, upscaled)
             with half_precision():
                 losses["discriminator"] = self.adversary.improve(*seen)
-                losses["adversarial"] = self.adversary.judge(*seen)
-            total = total + weights.adversarial * losses["adversarial"]
+                adversarial = self.adversary.judge(*seen)
+            losses["adversarial"] = adversarial.mean()
+            total = total + weights.adversarial * (importance * adversarial).mean()
         return losses | {"loss": total}
 
     def cut(self, *images: Tensor) -> list[Tensor]:

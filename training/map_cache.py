@@ -58,7 +58,7 @@ def see(network: M3ESR, dataset: PairDataset, photograph: int, part: str) -> dic
     lr, hr = dataset.pair(photograph, 0 if part == REFERENCE else int(part))
     lr_image = shrink(hr[None]) if part == REFERENCE else lr[None]
     with half_precision():
-        coarse_sr = network.coarse(lr_image).float().clamp(0, 1)
+        coarse_sr = network.estimate(lr_image)[1].float()
     modalities, tokens = network.render(lr_image, coarse_sr, VISUAL_MODALITIES)
     return modalities if part == REFERENCE else modalities | {TOKENS: tokens}
 

@@ -7,7 +7,8 @@ static fusion h_static = z + sum w_bar E_m. Maximising Cov(w, Delta) with a quad
 the router's estimate of the expected gain, standardised per modality and divided by the price; centring Delta keeps
 E[w] = w_bar. The theorem sets no price; without one every weight would end at 0 or 1.
 
-The router looks at four times the area of the denoiser's crop: the gains of four neighbouring crops, one view.
+The router looks at four times the area of the denoiser's crop: the gains of four neighbouring crops, one view. What
+the reliability heads say stands in its logits meanwhile, so it learns what they leave to be told.
 """
 
 import argparse
@@ -20,10 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.network import M3ESR
 from models.pipeline import Upscaler
 from models.routing.router import UncertaintyRouter
-from training.denoiser import MARGIN, TOKENS, GuidedConfig, GuidedStage, inner, save
+from training.denoiser import MARGIN, TOKENS, GuidedConfig, GuidedStage, Seen, save
 from training.guided import GuidedBatch, GuidedPairs, quarter
 from training.image_losses import ImageLosses, ImageLossWeights
 from training.loop import LoopConfig, Trainer
@@ -88,15 +88,20 @@ def router_losses(weights: Tensor, gains: Tensor, mean_weight: float, price: flo
 
 
 @torch.no_grad()
-def centre(network: M3ESR, batches: Iterable[GuidedBatch], mean_weight: float) -> None:
+def centre(stage: GuidedStage, batches: Iterable[GuidedBatch], mean_weight: float) -> None:
     """Sets the router's last biases so that the weights of `batches` have the mean `mean_weight` (0..1): E[w] = w_bar.
 
     The running mean of the gains is noisy, and divided by a small price its noise would decide every weight.
     """
-    seen = [(batch.lr_image, network.estimate(batch.lr_image)[2]) for batch in batches]
+    seen = [stage.see(batch) for batch in batches]
     for _ in range(8):  # the sigmoid is not linear: each round comes closer
-        weights = [torch.stack(list(network.router(*pair).values())).flatten(1) for pair in seen]
-        network.router.to_weights.bias -= 4 * (torch.cat(weights, 1).mean(1) - mean_weight)
+        weights = torch.cat([expert_weights(stage, part).flatten(1) for part in seen], 1)
+        stage.network.router.to_weights.bias -= 4 * (weights.mean(1) - mean_weight)
+
+
+def expert_weights(stage: GuidedStage, seen: Seen) -> Tensor:
+    """(M, B, T, T) as the denoiser gets them, with gradients of the router."""
+    return torch.stack(list(stage.route(seen, seen.modalities).values()))
 
 
 def main() -> None:
@@ -121,7 +126,8 @@ def train(args: argparse.Namespace) -> None:
         network.router = UncertaintyRouter(network.config.router)
     network.router.requires_grad_(True)
     config, judge = GuidedConfig(), ImageLosses(ImageLossWeights.from_arguments(args), args.lpips, args.seed)
-    gains = MarginalGains(GuidedStage(network, upscaler.tokenizer, config, judge, args.seed))
+    stage = GuidedStage(network, upscaler.tokenizer, config, judge, args.seed)
+    gains = MarginalGains(stage)
     dataset, rng = GuidedPairs(args.pairs, args.features), np.random.default_rng(args.seed)
 
     def sample() -> GuidedBatch:
@@ -129,15 +135,12 @@ def train(args: argparse.Namespace) -> None:
 
     gains.warm_up(quarter(sample(), MARGIN) for _ in range(WARM_UP_BATCHES))
 
-    def step(router: nn.Module) -> dict[str, Tensor]:
+    def step(_: nn.Module) -> dict[str, Tensor]:
         batch = sample()
-        with torch.no_grad():
-            _, _, uncertainty_map = network.estimate(batch.lr_image)
         measured = gains.measure(quarter(batch, MARGIN))
-        weights = router(batch.lr_image, uncertainty_map)
-        stacked = torch.stack([inner(weights[name], 1).flatten(1) for name in measured])
-        losses = router_losses(stacked, join_quarters(gains.standardise(measured)), config.mean_weight, args.price)
-        return losses | {"deviation": stacked.std((1, 2)).mean()}
+        weights = expert_weights(stage, stage.see(batch)).flatten(2)
+        losses = router_losses(weights, join_quarters(gains.standardise(measured)), config.mean_weight, args.price)
+        return losses | {"deviation": weights.std((1, 2)).mean()}
 
     loop = LoopConfig(
         num_steps=args.num_steps,
@@ -150,7 +153,7 @@ def train(args: argparse.Namespace) -> None:
     )
     trained = Trainer(network.router, loop, args.out, batch_size=4).run(step)
     network.router.load_state_dict(trained.state_dict())
-    centre(network, [sample() for _ in range(CENTRE_BATCHES)], config.mean_weight)
+    centre(stage, [sample() for _ in range(CENTRE_BATCHES)], config.mean_weight)
     save(args.out, network, upscaler.tokenizer)
 
 

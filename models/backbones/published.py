@@ -24,6 +24,7 @@ from models.backbones.sizes import VAE_SCALE, enlarge, work_sizes
 from models.backbones.vae import TiledVae
 from models.catalogue import MissingWeightsError, missing
 from models.colour import correct_colour
+from models.denoising.linear import count_parameters
 from models.fusion.image_tokens import ImageTokenFusion
 from models.fusion.joint import JointFusion
 from models.fusion.tiled import FusedTokens
@@ -140,7 +141,7 @@ class PublishedUpscaler(ABC):
         return {
             "profile": self.profile,
             "sha256": self.sha256,
-            "num_parameters": sum(p.numel() for network in self.networks for p in network.parameters()),
+            "num_parameters": sum(map(count_parameters, self.networks)),
             "device": str(self.placement.device),
             "dtype": str(next(self.parts[0].parameters()).dtype).removeprefix("torch."),
             "offload": self.placement.offload,

@@ -139,6 +139,8 @@ class QualityUpscaler(PublishedUpscaler):
         denoiser.merge_projections()
         if options.compile:
             denoiser.compile()
+        elif place.type == "cpu" and options.offload == "none":
+            denoiser.pack_for_cpu()
         return cls(
             denoiser,
             TiledVae.load(root / SD35 / "vae", vae_dtype(dtype, place), placement),

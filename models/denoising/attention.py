@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from models.denoising.config import DenoiserConfig
 from models.denoising.linear import Linear
 
+EPSILON = 1e-6
 CONTROL_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out")
 
 
@@ -33,7 +34,25 @@ class QKNorm(nn.Module):
 
     def forward(self, x_BNTK: Tensor) -> Tensor:
         # the weight follows the input, so that a query is as wide as its value under autocast
-        return F.rms_norm(x_BNTK, self.weight.shape, self.weight.to(x_BNTK.dtype), eps=1e-6)
+        return F.rms_norm(x_BNTK, self.weight.shape, self.weight.to(x_BNTK.dtype), eps=EPSILON)
+
+
+Normed = tuple[Tensor, nn.Module]  # (B, N, T, K) of a group, and the norm it is to pass
+
+
+def normalise_and_join(parts: list[Normed]) -> Tensor:
+    """The groups' tokens, each normed, side by side: (B, N, T, K), contiguous."""
+    first = parts[0][0]
+    has_norms = all(isinstance(norm, QKNorm) for _, norm in parts)
+    if not has_norms or first.dtype != torch.float32 or first.device.type != "cpu" or torch.is_grad_enabled():
+        return torch.cat([norm(x_BNTK) for x_BNTK, norm in parts], dim=2)
+    # The same numbers in half the passes over memory: a CPU's rms_norm is one for each of its operations.
+    joined = torch.cat([x_BNTK for x_BNTK, _ in parts], dim=2)
+    length = torch.linalg.vector_norm(joined, dim=-1, keepdim=True)
+    joined.mul_(length.square_().mul_(1 / joined.shape[-1]).add_(EPSILON).rsqrt_())
+    for tokens, (_, norm) in zip(joined.split([x.shape[2] for x, _ in parts], dim=2), parts, strict=True):
+        tokens.mul_(norm.weight)
+    return joined
 
 
 class JointAttention(nn.Module):
@@ -85,24 +104,23 @@ class JointAttention(nn.Module):
         noisy, lr, fused, text = groups
         assert lr is not None  # the LR group enters every block
         query, key, value = self.split(noisy, "noisy")
-        image_key = self.norm_k(key)
         lr_query, lr_key, lr_value = self.split(lr, "control")
         # The released `orig` code normalises the noisy image's key twice and calls it the LR key. Its weights
         # were trained with that and break without it.
-        lr_key = image_key if lr_key is None else lr_key
-        queries = [self.norm_q(query), self.norm_q(lr_query)]
-        keys, values = [image_key, self.norm_k(lr_key)], [value, lr_value]
+        lr_key = self.norm_k(key) if lr_key is None else lr_key
+        queries, keys = [(query, self.norm_q), (lr_query, self.norm_q)], [(key, self.norm_k), (lr_key, self.norm_k)]
+        values = [value, lr_value]
         if fused is not None:
             query, key, value = self.split(fused, "fused")
             if query is not None:
-                queries.append(self.norm_q(query))
-            keys.append(self.norm_k(key))
+                queries.append((query, self.norm_q))
+            keys.append((key, self.norm_k))
             values.append(value)
         if text is not None:
             query, key, value = self.split(text, "text")
             if query is not None:
-                queries.append(self.norm_added_q(query))
-            keys.append(self.norm_added_k(key))
+                queries.append((query, self.norm_added_q))
+            keys.append((key, self.norm_added_k))
             values.append(value)
         return self.project(self.attend(queries, keys, values), groups)
 
@@ -120,12 +138,12 @@ class JointAttention(nn.Module):
             x_BTD = getattr(self, name)(x_BTD)
         return x_BTD
 
-    def attend(self, queries: list[Tensor], keys: list[Tensor], values: list[Tensor]) -> list[Tensor]:
+    def attend(self, queries: list[Normed], keys: list[Normed], values: list[Tensor]) -> list[Tensor]:
         """Softmax over the tokens of all groups; one (B, T, D) per query group."""
         # Joined head by head, so that the tokens of a head lie side by side: attention then runs 5 % faster on a CPU.
-        read_BNTK = F.scaled_dot_product_attention(*(torch.cat(x, dim=2) for x in (queries, keys, values)))
-        read_BTD = read_BNTK.transpose(1, 2).flatten(2)
-        return list(read_BTD.split([query.shape[2] for query in queries], dim=1))
+        joined = normalise_and_join(queries), normalise_and_join(keys), torch.cat(values, dim=2)
+        read_BTD = F.scaled_dot_product_attention(*joined).transpose(1, 2).flatten(2)
+        return list(read_BTD.split([query.shape[2] for query, _ in queries], dim=1))
 
     def project(self, reads: list[Tensor], groups: Groups) -> Groups:
         """Output projections, in the order in which `forward` collected the queries."""

@@ -32,7 +32,7 @@ def tile_velocity(
     network: DiffusionTransformer, noisy_latent: Tensor, condition: Condition, place: Place, sigma: float
 ) -> Tensor:
     """Guided velocity (1, C, ., .) float32 of one tile; the network runs in the precision of its weights."""
-    batch, dtype = len(condition.text_embeddings), network.proj_out.weight.dtype
+    batch, dtype = len(condition.text_embeddings), network.dtype
     fused = None if condition.fused_tokens is None else condition.fused_tokens(*place[1:], 1000 * sigma)
     velocity = network(
         noisy_latent[place].expand(batch, -1, -1, -1).to(dtype),

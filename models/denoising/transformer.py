@@ -95,6 +95,11 @@ class DiffusionTransformer(nn.Module):
         tokens = self.proj_out(modulate(normalise(groups.noisy), scale, shift))
         return self.assemble(tokens, grid)[..., :height, :width]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.proj_out.bias.dtype
+
     def embed_latent(self, latent: Tensor, position_offset: tuple[int, int] | None = None) -> Tensor:
         """(B, C, h, w) -> (B, P, D): patches with positions. Of the LR latent this is z in Eq. 14."""
         return self.pos_embed(latent, position_offset)
@@ -146,6 +151,12 @@ class DiffusionTransformer(nn.Module):
             block.attn.merge_projections(has_text=True)
             if block.attn2 is not None:
                 block.attn2.merge_projections(has_text=False)
+
+    def pack_for_cpu(self) -> None:
+        """For inference on a CPU, after everything else was done to the weights. See `Linear.pack`."""
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.pack()
 
     def init_fused_from_control(self) -> None:
         """Copies the LR group's projections into the fused group's: fusion training starts from there."""

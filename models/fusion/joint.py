@@ -62,7 +62,7 @@ class JointFusion(nn.Module):
         lr_latent: (B, C, h, w), h and w even.  modalities: VQGAN latents or DINO features, (B, ., h/2, w/2).
         expert_weights: (B, h/2, w/2), the router's times the strengths asked for.
         """
-        z = self.denoiser.embed_latent(lr_latent.to(self.denoiser.proj_out.weight.dtype)).to(lr_latent.dtype)
+        z = self.denoiser.embed_latent(lr_latent.to(self.denoiser.dtype)).to(lr_latent.dtype)
         return self.fusion.prepare(z, modalities, {name: w.flatten(1) for name, w in expert_weights.items()})
 
     def forward(self, prepared: PreparedFusion, timestep: Tensor) -> Tensor:

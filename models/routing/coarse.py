@@ -7,6 +7,7 @@ uncertainty map (Eq. 13). It is also where the sampler starts. Real-ESRGAN's own
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -95,6 +96,19 @@ class CoarseNetwork(nn.Module):
         for up, decoder in zip(reversed(self.ups), reversed(self.decoders), strict=True):
             x = decoder(F.pixel_shuffle(up(x), 2) + skips.pop())
         return x
+
+
+MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
+
+
+def mean_of_views(network: nn.Module, lr_image: Tensor, margin: int = MARGIN, num_views: int = 1) -> Tensor:
+    """Mean of what the network makes of the LR image and of its mirror images, 1 to 4 of them: (B, 3, sH, sW).
+
+    The geometric self-ensemble (Timofte et al. 2016), ours and not the paper's: what two views agree on stays, what
+    either invents is halved. Costs `num_views` times the network.
+    """
+    views = [network(lr_image.flip(axes), margin).flip(axes) for axes in MIRRORS[:num_views]]
+    return views[0] if len(views) == 1 else torch.stack(views).mean(0)
 
 
 def reconcile(sr_image: Tensor, lr_image: Tensor, trust: Tensor | float) -> Tensor:

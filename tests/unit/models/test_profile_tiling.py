@@ -35,7 +35,7 @@ def test_the_numbers_are_the_networks(config):
 @pytest.mark.parametrize("height", [5, 128, 300])
 def test_the_count_is_that_of_the_plan(width, height):
     rows, columns = (-(-max(side, pipeline.MIN_SIDE) // pipeline.PATCH) for side in (height, width))
-    regions = plan_tiles(rows, columns, TILING.region, TILING.region_overlap)
+    regions = plan_tiles(rows, columns, TILING.region, TILING.region_overlap, even=True)
     tiles = [plan_tiles(r.height, r.width, TILING.tile, TILING.tile_overlap) for r in regions]
     num_pixels = sum(r.height * r.width for r in regions) * (TILING.patch * TILING.scale) ** 2
     assert TILING.count(width, height) == (len(regions), sum(map(len, tiles)), num_pixels)

@@ -162,3 +162,16 @@ def test_context_as_wide_as_the_receptive_field_hides_the_tiles():
     with torch.no_grad():
         assert torch.allclose(run_padded_tiles(network, image, 8, 3, 1), network(image), atol=1e-5)
         assert not torch.allclose(run_padded_tiles(network, image, 8, 2, 1), network(image), atol=1e-3)
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 60, 61, 128, 129, 500])
+def test_even_tiles_are_as_many_as_others_and_waste_less(length):
+    plain = plan_tiles(length, 32, 32, 4)
+    even = plan_tiles(length, 32, 32, 4, even=True)
+    assert len(even) == len(plain)
+    assert max(tile.height for tile in even) <= max(tile.height for tile in plain)
+    ends = [tile.top + tile.height for tile in even]
+    assert even[0].top == 0 and ends[-1] == length
+    shared = [end - tile.top for end, tile in zip(ends, even[1:], strict=False)]
+    # one tile, the last, may share more: by less than a place for each tile
+    assert all(share == 4 for share in shared[:-1]) and all(4 <= share < 4 + len(even) for share in shared[-1:])

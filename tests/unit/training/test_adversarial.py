@@ -34,7 +34,7 @@ def test_its_verdict_falls_where_the_result_comes_nearer_to_the_photograph():
         soft, sharp = photographs(generator)
         adversary.improve(soft, sharp, soft)
     soft, sharp = photographs(generator)
-    verdicts = [float(adversary.judge(torch.lerp(soft, sharp, share), sharp, soft)) for share in (0.0, 0.5, 1.0)]
+    verdicts = [float(adversary.judge(torch.lerp(soft, sharp, share), sharp, soft).mean()) for share in (0.0, 0.5, 1.0)]
     assert verdicts[0] > verdicts[1] > verdicts[2]
 
 
@@ -43,7 +43,7 @@ def test_judging_sends_gradients_to_the_result_and_leaves_the_discriminator_as_i
     adversary = Adversary(SMALL)
     before = [p.clone() for p in adversary.network.parameters()]
     result = torch.rand(2, 3, 32, 32, requires_grad=True)
-    adversary.judge(result, torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)).backward()
+    adversary.judge(result, torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)).sum().backward()
     assert result.grad is not None and float(result.grad.abs().sum()) > 0
     assert all(p.grad is None for p in adversary.network.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, adversary.network.parameters(), strict=True))

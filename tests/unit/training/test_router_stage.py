@@ -3,13 +3,14 @@
 import torch
 import torch.nn.functional as F
 
+from models.routing.reliability import ReliabilityConfig
 from models.routing.router import RouterConfig, UncertaintyRouter
 from tests.unit.models.tiny import tiny_upscaler
 from tests.unit.training.test_guided import batch
 from training.denoiser import TOKENS, GuidedConfig, GuidedStage
 from training.guided import GuidedBatch, quarter
 from training.image_losses import ImageLosses, ImageLossWeights
-from training.router import MarginalGains, join_quarters, router_losses
+from training.router import MarginalGains, centre, expert_weights, join_quarters, router_losses
 
 
 def test_every_modality_has_a_gain_per_patch():
@@ -50,6 +51,19 @@ def test_the_router_learns_where_a_modality_gains():
     assert float(losses["gamma"].detach()) > 0.5
     depth = weights["depth"][0].detach()
     assert depth[:, 0].mean() > 0.8 and depth[:, 3].mean() < 0.2
+
+
+def test_the_mean_weight_is_the_constant_with_what_the_heads_add():
+    upscaler = tiny_upscaler(reliability=ReliabilityConfig(width=8, num_blocks=1, token_channels=16, dino_channels=8))
+    judge = ImageLosses(ImageLossWeights(), None, seed=0)
+    stage = GuidedStage(upscaler.network, upscaler.tokenizer, GuidedConfig(), judge, seed=0)
+    upscaler.network.reliability.centre -= 2  # all maps are praised
+    seen = stage.see(batch())
+    before = expert_weights(stage, seen).mean((1, 2, 3))
+    assert (before > 0.7).all()
+    centre(stage, [batch()], 0.5)
+    after = expert_weights(stage, seen).mean((1, 2, 3))
+    assert (after - 0.5).abs().max() < 0.02
 
 
 def test_quarters_keep_their_places():

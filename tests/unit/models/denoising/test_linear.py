@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.denoising.linear import Linear, has_onednn
+from models.denoising.linear import Linear, count_parameters, has_onednn
 
 needs_onednn = pytest.mark.skipif(not has_onednn(torch.float32), reason="no oneDNN for this CPU")
 
@@ -68,3 +68,30 @@ def test_without_onednn_the_answer_is_torchs(monkeypatch):
 
 def test_the_state_dict_is_that_of_a_plain_layer():
     assert list(layer().state_dict()) == ["weight", "bias"]
+
+
+@needs_onednn
+def test_a_packed_layer_gives_the_same_products_and_holds_its_weight_once():
+    made, packed = layer(), layer()
+    packed.pack()
+    packed.pack()  # again changes nothing
+    with torch.no_grad():
+        assert torch.equal(packed(patches()), made(patches()))
+    assert [name for name, _ in packed.named_parameters()] == ["bias"]
+
+
+@needs_onednn
+def test_a_packed_layer_still_answers_where_onednn_does_not():
+    made, packed = layer(), layer()
+    packed.pack()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(packed(patches()), made(patches()))
+    with torch.enable_grad():
+        assert torch.equal(packed(patches()), made(patches()))
+
+
+@needs_onednn
+def test_a_packed_weight_still_counts():
+    made, packed = layer(), layer()
+    packed.pack()
+    assert count_parameters(packed) == count_parameters(made) == 24 * 40 + 40

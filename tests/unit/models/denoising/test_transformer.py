@@ -229,6 +229,17 @@ def test_merged_projections_serve_the_fused_group_too():
         torch.testing.assert_close(network(*inputs, fused_tokens=fused), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("variant", ["r1", "orig"])
+def test_what_a_cpu_is_prepared_with_changes_rounding_only(variant):
+    network, inputs = published_network("a", variant=variant), published_inputs("a")
+    with torch.no_grad():
+        network.drop_dead_weights()
+        network.merge_projections()
+        network.pack_for_cpu()
+        sample = network(*inputs)
+    assert (sample - tensors("a", f"outputs_{variant}")["sample"]).abs().max() < 1e-4
+
+
 def test_every_stream_keeps_the_features_of_a_token_side_by_side():
     network, inputs, streams = tiny_network(), tiny_inputs(), {}
     with torch.no_grad():
