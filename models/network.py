@@ -19,7 +19,7 @@ from models.modalities.perception import PerceptionNet
 from models.modalities.rendering import render_depth, render_segmentation
 from models.modalities.text import TextEncoder
 from models.precision import REDUCED, reduce_weights
-from models.routing.coarse import MARGIN, CoarseNetwork, mean_of_views, upscale
+from models.routing.coarse import MARGIN, CoarseNetwork, upscale, with_mirror
 from models.routing.reliability import ModalityReliability
 from models.routing.router import UncertaintyRouter
 from models.routing.uncertainty import estimate_uncertainty
@@ -71,15 +71,15 @@ class M3ESR(nn.Module):
         return torch.autocast(self.codec.basis.device.type, self.compute_dtype)
 
     def estimate(
-        self, lr_image: Tensor, margin: int = MARGIN, num_views: int | None = None
+        self, lr_image: Tensor, margin: int = MARGIN, mirror_share: float | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Up-Scale(x), the coarse SR image (both (B, 3, 4H, 4W)) and U(x) (B, 1, H/4, W/4) of Eq. 13.
 
-        `margin`: see `CoarseNetwork.forward`. `num_views`: see `mean_of_views`; None is `SamplerConfig.coarse_views`.
+        `margin`: see `CoarseNetwork.forward`. `mirror_share`: see `with_mirror`; None is the sampler's.
         """
-        num_views = num_views or self.config.sampler.coarse_views
+        share = self.config.sampler.mirror_share if mirror_share is None else mirror_share
         with self.reduced():
-            coarse_sr = mean_of_views(self.coarse, lr_image, margin, num_views).clamp(0, 1)
+            coarse_sr = with_mirror(self.coarse, lr_image, margin, share).clamp(0, 1)
         upscaled = upscale(lr_image, SCALE)
         return upscaled, coarse_sr, estimate_uncertainty(coarse_sr, upscaled)
 

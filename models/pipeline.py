@@ -182,7 +182,7 @@ class Upscaler:
         network = self.network
         with watch.stage("coarse", 0.0):
             upscaled, coarse_sr, uncertainty_map = network.estimate(
-                region.lr_image, num_views=None if watch.num_steps else 1
+                region.lr_image, mirror_share=None if watch.num_steps else 0.0
             )
             if show_coarse is not None:
                 show_coarse(coarse_sr)
@@ -205,7 +205,8 @@ class Upscaler:
             start, end = denoise(
                 network, region, crops, upscaled, coarse_sr, uncertainty_map, sigmas, cfg_scale, on_step
             )
-            sr = coarse_sr + network.codec.decode(network.codec.from_residual(end - start))
+            change = network.codec.decode(network.codec.from_residual(end - start))
+            sr = coarse_sr + self.config.sampler.flow_share * change
             sr = self.compose(sr, region.lr_image, upscaled, uncertainty_map, options)
         weights = [crops.expert_weights[name][:, None] for name in names]
         return sr, torch.cat([uncertainty, *weights], 1)

@@ -121,7 +121,7 @@ def build(args: argparse.Namespace, dataset: GuidedPairs) -> tuple[M3ESR, Tokeni
         fusion=FusionConfig(dino_channels=perception.config.dino_channels, query="patch", is_local=True),
         denoiser=replace(COMPACT_DENOISER, num_layers=args.num_layers),
         segment_names=names,
-        sampler=SamplerConfig(coarse_views=2),
+        sampler=SamplerConfig(mirror_share=0.5),
         # of training.reliability: frozen here, it knows nothing of this stage's networks
         reliability=read_config(args.init / "compact.safetensors", M3ESRConfig).reliability if args.init else None,
     )

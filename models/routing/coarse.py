@@ -98,17 +98,14 @@ class CoarseNetwork(nn.Module):
         return x
 
 
-MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
+def with_mirror(network: nn.Module, lr_image: Tensor, margin: int = MARGIN, share: float = 0.5) -> Tensor:
+    """What the network makes of the LR image, and to a `share` in [0, 1] of its mirror image: (B, 3, sH, sW).
 
-
-def mean_of_views(network: nn.Module, lr_image: Tensor, margin: int = MARGIN, num_views: int = 1) -> Tensor:
-    """Mean of what the network makes of the LR image and of its mirror images, 1 to 4 of them: (B, 3, sH, sW).
-
-    The geometric self-ensemble (Timofte et al. 2016), ours and not the paper's: what two views agree on stays, what
-    either invents is halved. Costs `num_views` times the network.
+    Half of the geometric self-ensemble (Timofte et al. 2016), ours and not the paper's: what both views agree on stays,
+    what either invents is weakened. At 0 the mirror image is not looked at; above, the network costs twice its time.
     """
-    views = [network(lr_image.flip(axes), margin).flip(axes) for axes in MIRRORS[:num_views]]
-    return views[0] if len(views) == 1 else torch.stack(views).mean(0)
+    sr_image = network(lr_image, margin)
+    return torch.lerp(sr_image, network(lr_image.flip(-1), margin).flip(-1), share) if share else sr_image
 
 
 def reconcile(sr_image: Tensor, lr_image: Tensor, trust: Tensor | float) -> Tensor:

@@ -94,21 +94,33 @@ def test_the_result_is_nearer_to_the_lr_image_by_the_share_of_consistency(upscal
     assert 0.7 < missed(0.3) / missed(0) < 0.85
 
 
-def test_with_two_views_a_mirrored_image_gives_the_mirrored_coarse_image():
-    """With one it does not: what a convolution invents depends on the side it reads from."""
+def test_with_its_mirror_in_equal_parts_a_mirrored_image_gives_the_mirrored_coarse_image():
+    """Alone it does not: what a convolution invents depends on the side it reads from."""
     network = tiny_network()
     lr_image = to_tensor(picture(16, 20), torch.device("cpu"))
-    for num_views, is_symmetric in ((1, False), (2, True)):
+    for share, is_symmetric in ((0.0, False), (0.3, False), (0.5, True)):
         with torch.inference_mode():
-            _, plain, _ = network.estimate(lr_image, num_views=num_views)
-            _, mirrored, _ = network.estimate(lr_image.flip(-1), num_views=num_views)
+            _, plain, _ = network.estimate(lr_image, mirror_share=share)
+            _, mirrored, _ = network.estimate(lr_image.flip(-1), mirror_share=share)
         assert torch.allclose(plain, mirrored.flip(-1), atol=1e-6) == is_symmetric
 
 
-def test_the_default_takes_the_views_of_its_profile_and_fast_takes_one(monkeypatch):
-    upscaler, calls = tiny_upscaler(sampler=SamplerConfig(num_steps=1, coarse_views=2)), []
+def test_the_default_looks_at_the_mirror_image_too_and_fast_does_not(monkeypatch):
+    upscaler, calls = tiny_upscaler(sampler=SamplerConfig(num_steps=1, mirror_share=0.4)), []
     upscaler.network.coarse.register_forward_hook(lambda *_: calls.append(1))
     for preset, expected in (("balanced", 2), ("fast", 1)):
         calls.clear()
         upscaler.upscale(picture(16, 20), UpscaleOptions(preset=preset))
         assert len(calls) == expected
+
+
+def test_the_share_of_the_flow_scales_what_it_changes():
+    """Without colour correction the picture moves on a line from the coarse image to the flow's."""
+    lr_image, options, pictures = picture(16, 20), UpscaleOptions(color_correction="none"), []
+    for share in (0.0, 0.5, 1.0):
+        sampler = SamplerConfig(num_steps=1, flow_share=share, consistency=0.0, deblocking=0.0)
+        pictures.append(tiny_upscaler(sampler=sampler).upscale(lr_image, options).sr_image)
+    coarse, half, whole = pictures
+    is_inside = (np.minimum(coarse, whole) > 0.01) & (np.maximum(coarse, whole) < 0.99)  # nothing was clipped
+    assert np.abs(whole - coarse)[is_inside].max() > 0.01
+    assert np.allclose(half[is_inside], (coarse + whole)[is_inside] / 2, atol=1e-5)
