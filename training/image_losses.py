@@ -74,7 +74,9 @@ class ImageLosses:
         """Every term, and "loss", their weighted sum. With an adversary, that learns from the batch too."""
         weights, losses = self.weights, {"pixel": charbonnier(sr_image, hr_image)}
         total = losses["pixel"]
-        importance = 1 + weights.clean_focus * (2 * cleanness(upscaled, hr_image) - 1)
+        importance = torch.ones(len(sr_image), device=sr_image.device)
+        if weights.clean_focus > 0:
+            importance = 1 + weights.clean_focus * (2 * cleanness(upscaled, hr_image) - 1)
         for name, term in TERMS.items():
             if (weight := getattr(weights, name)) > 0:
                 losses[name] = term(sr_image, hr_image)

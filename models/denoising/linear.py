@@ -24,11 +24,15 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.fits_onednn(x):
-            weight = self.weight if self.packed is None else self.packed
-            x = x.to(weight.dtype)  # as autocast would
-            return torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, self.activation, [], "tanh")
+            x = x.to(self.kept.dtype)  # as autocast would
+            return torch.ops.mkldnn._linear_pointwise(x, self.kept, self.bias, self.activation, [], "tanh")
         product = F.linear(x, self.weight if self.packed is None else self.packed.to_dense(), self.bias)
         return F.gelu(product, approximate="tanh") if self.activation == "gelu" else product
+
+    @property
+    def kept(self) -> Tensor:
+        """The weight as it is held, packed or not."""
+        return self.weight if self.packed is None else self.packed
 
     def pack(self) -> None:
         """For inference on a CPU, 3 to 6 % faster: the weight is kept as oneDNN reads it, not reordered in every call.
@@ -45,8 +49,7 @@ class Linear(nn.Linear):
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
             return False
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        weight = self.weight if self.packed is None else self.packed
-        return dtype == weight.dtype and has_onednn(dtype)
+        return dtype == self.kept.dtype and has_onednn(dtype)
 
 
 def has_onednn(dtype: torch.dtype) -> bool:
