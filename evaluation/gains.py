@@ -101,7 +101,7 @@ class GainMeter:
     def restore(self, scene: Scene, weights: Mapping[str, Tensor] | None) -> Tensor:
         """SR image (1, 3, 16 rows, 16 columns) with these expert weights; None: the router's."""
         crops = self.prepare(scene, weights)
-        start, end = denoise(
+        sr = denoise(
             self.network,
             scene.region,
             crops,
@@ -112,7 +112,6 @@ class GainMeter:
             self.options.cfg_scale or 1.0,
             lambda _: None,
         )
-        sr = scene.coarse_sr + self.network.codec.decode(self.network.codec.from_residual(end - start))
         plain = replace(self.options, color_correction="none")
         return self.upscaler.compose(sr, scene.region.lr_image, scene.upscaled, scene.uncertainty_map, plain)
 

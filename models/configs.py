@@ -44,6 +44,7 @@ class M3ESRConfig:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     text: TextConfig = field(default_factory=TextConfig)
     denoiser: DenoiserConfig
+    detail: CoarseConfig | None = None  # ours, not the paper's: see `M3ESR.draw`; None: the codec draws alone
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     segment_names: tuple[str, ...] = ()  # one per segmentation class for captions, "" for a class without a name
 

@@ -25,6 +25,16 @@ from models.routing.router import UncertaintyRouter
 from models.routing.uncertainty import estimate_uncertainty
 
 SCALE = 4
+GUIDES = 3  # images that the detail network is shown: see `guide_images`
+GUIDE_GAIN = 4.0  # changes of an image are small beside the LR image that they are shown with
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What the transformer says of one noisy latent."""
+
+    velocity: Tensor  # (B, C, h, w)
+    tokens: Tensor  # (B, D, h/2, w/2), the features behind it
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ class M3ESR(nn.Module):
         self.perception = PerceptionNet(config.perception)
         self.router = UncertaintyRouter(config.router)
         self.denoiser = DiffusionTransformer(config.denoiser)
+        self.detail = CoarseNetwork(config.detail) if config.detail is not None else None
         self.fusion = ModalityFusion(config.fusion, time_width=config.denoiser.width)
         self.text_encoder = TextEncoder(config.text)
         self.reliability = ModalityReliability(config.reliability) if config.reliability is not None else None
@@ -58,7 +69,8 @@ class M3ESR(nn.Module):
         """Lets `REDUCED` parts compute in `dtype`, for inference; what leaves them is float32. Returns itself."""
         self.compute_dtype = dtype
         for name in REDUCED:
-            reduce_weights(self.get_submodule(name), dtype)
+            if name != "detail" or self.detail is not None:
+                reduce_weights(self.get_submodule(name), dtype)
         return self
 
     def reduced(self) -> AbstractContextManager[object]:
@@ -152,16 +164,53 @@ class M3ESR(nn.Module):
         return Prepared(lr_latent, fusion, text_embeddings, pooled, temperature)
 
     def velocity(self, noisy_latent: Tensor, prepared: Prepared, sigma: Tensor) -> Tensor:
-        """One denoising step's velocity (B, C, h, w) at sigma (B,) in [0, 1]."""
-        timestep = 1000 * sigma
+        """The transformer's velocity (B, C, h, w) at sigma (B,) in [0, 1]."""
+        return self.predict(noisy_latent, prepared, sigma).velocity
+
+    def predict(self, noisy_latent: Tensor, prepared: Prepared, sigma: Tensor) -> Predicted:
+        """The transformer's velocity at sigma (B,) in [0, 1] and the features it comes from."""
         fused, temperatures = None, self.temperatures(sigma, prepared.temperature) if prepared.fusion else {}
-        with self.reduced():
-            if prepared.fusion is not None:
+        if prepared.fusion is not None:
+            with self.reduced():
                 fused = self.fusion.fuse(prepared.fusion, temperatures)
-            velocity = self.denoiser(
-                noisy_latent, prepared.lr_latent, prepared.text_embeddings, prepared.pooled, timestep, fused
-            )
-        return velocity.float()
+        return self.predict_from(fused, noisy_latent, prepared, sigma)
+
+    def predict_from(self, fused: Tensor | None, noisy_latent: Tensor, prepared: Prepared, sigma: Tensor) -> Predicted:
+        """`predict` with these fused tokens (B, P, D) in place of the fusion's, or none."""
+        text, pooled = prepared.text_embeddings, prepared.pooled
+        with self.reduced():
+            tokens = self.denoiser.features(noisy_latent, prepared.lr_latent, text, pooled, 1000 * sigma, fused)
+            velocity = self.denoiser.to_latent(tokens, noisy_latent)
+        grid = self.denoiser.pos_embed.grid(noisy_latent.shape[-2], noisy_latent.shape[-1])
+        return Predicted(velocity.float(), tokens.float().transpose(1, 2).unflatten(2, grid))
+
+    def draw(
+        self,
+        lr_image: Tensor,
+        upscaled: Tensor,
+        coarse_sr: Tensor,
+        changes: tuple[Tensor, Tensor],
+        tokens: Tensor,
+        margin: int = MARGIN,
+    ) -> Tensor:
+        """The clean image (B, 3, 4H, 4W) that a noisy latent is predicted to come from. Needs `config.detail`.
+
+        Ours, not the paper's, whose large transformer and VAE need no such help: 192 features per token of 16 px are
+        fewer than the numbers that they would have to say. A U-Net on the LR grid, with the transformer's tokens in
+        its lowest level, draws the pixels; the step's velocity then leads to the latent of this image.
+
+        Args:
+            changes: residuals (B, C, h, w) against the coarse image's: of the noisy latent, and of the clean latent
+                that the transformer's own velocity leads to.
+            tokens: (B, D, H/4, W/4) of `predict`.
+            margin: see `CoarseNetwork.forward`.
+        """
+        if self.detail is None:
+            raise ValueError("this network was built without config.detail")
+        decoded = [self.codec.decode(self.codec.from_residual(change)) for change in changes]
+        guides = guide_images(coarse_sr - upscaled, *decoded)
+        with self.reduced():
+            return self.detail(lr_image, margin, guides, tokens).float()
 
     def temperatures(self, sigma: Tensor, constant: float | None = None) -> dict[str, Tensor]:
         """tau_m (B,) per modality at sigma (B,), Eq. 15; or `constant` in its place."""
@@ -170,6 +219,12 @@ class M3ESR(nn.Module):
         with self.reduced():
             embedding = self.denoiser.time_embedding(1000 * sigma)
         return self.fusion.temperatures(sigma, embedding.float())
+
+
+def guide_images(coarse: Tensor, noisy: Tensor | None = None, draft: Tensor | None = None) -> Tensor:
+    """(B, 3 GUIDES, H, W): the coarse image less Up-Scale(x); what is noisy and what is drafted, less the coarse."""
+    absent = torch.zeros_like(coarse)
+    return GUIDE_GAIN * torch.cat([coarse, absent if noisy is None else noisy, absent if draft is None else draft], 1)
 
 
 def resize_map(rendered: Tensor, size: tuple[int, int]) -> Tensor:

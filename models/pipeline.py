@@ -202,11 +202,7 @@ class Upscaler:
                 network, upscaled, uncertainty_map, modalities, tokens, strengths, cfg_scale, options.intervention
             )
         with watch.stage("denoising", 0.2):
-            start, end = denoise(
-                network, region, crops, upscaled, coarse_sr, uncertainty_map, sigmas, cfg_scale, on_step
-            )
-            change = network.codec.decode(network.codec.from_residual(end - start))
-            sr = coarse_sr + self.config.sampler.flow_share * change
+            sr = denoise(network, region, crops, upscaled, coarse_sr, uncertainty_map, sigmas, cfg_scale, on_step)
             sr = self.compose(sr, region.lr_image, upscaled, uncertainty_map, options)
         weights = [crops.expert_weights[name][:, None] for name in names]
         return sr, torch.cat([uncertainty, *weights], 1)

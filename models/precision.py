@@ -16,7 +16,7 @@ from models.denoising.transformer import DiffusionTransformer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # parts of models.network.M3ESR; the temperatures are not among them: 8 bits could make one 0
-REDUCED = ("coarse", "router", "fusion.map_encoder", "fusion.dino_projection", "fusion.experts", "denoiser")
+REDUCED = ("coarse", "detail", "router", "fusion.map_encoder", "fusion.dino_projection", "fusion.experts", "denoiser")
 MAX_DIFFERENCE = 0.05  # of the probe's velocity, relative: bfloat16 keeps 8 bits, a broken kernel keeps none
 MIN_SPEED_UP = 1.1
 PROBE_ROUNDS, PROBE_TILES = 3, 4

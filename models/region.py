@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.configs import SamplerConfig
 from models.denoising.sampling import euler, guide
-from models.network import M3ESR, Prepared
+from models.network import M3ESR, Predicted, Prepared
 from models.requests import Intervention
 from models.tiling import BlendAccumulator, Tile, plan_tiles
 
@@ -115,24 +115,43 @@ def denoise(
     sigmas: Tensor,
     cfg_scale: float,
     on_step: Callable[[int], None],
-) -> tuple[Tensor, Tensor]:
-    """(start, end) of the flow, both whitened residuals (1, C, h, w): the coarse image's, and the SR image's.
+) -> Tensor:
+    """The SR image (1, 3, 16 rows, 16 columns) that the flow leads to, as the networks made it; sigmas end with 0.
 
     The flow starts from the coarse image plus noise, not from pure noise: what the coarse network knows need not be
-    generated again, so few steps suffice.
+    generated again, so few steps suffice. Its state is a whitened residual (1, C, h, w) against Up-Scale(x).
     """
-    _, start = network.latents(upscaled, coarse_sr)
+    lr_latent = network.codec.encode(upscaled)
+    start = network.codec.to_residual(network.codec.encode(coarse_sr), lr_latent)
     noisy = start + noise_deviation(network.config.sampler, uncertainty_map) * region.noise
+    drawn: Tensor | None = None
 
     def velocity(noisy_latent: Tensor, sigma: float) -> Tensor:
-        tiles = torch.cat([crop(noisy_latent, tile, CELLS) for tile in crops.plan])
-        level = torch.full((len(tiles),), sigma, device=tiles.device)
-        predicted = network.velocity(tiles, crops.conditional, level)
-        if crops.unconditional is not None:
-            predicted = guide(network.velocity(tiles, crops.unconditional, level), predicted, cfg_scale)
-        return crops.blend(predicted, CELLS)
+        nonlocal drawn
+        predicted = predict(network, crops, noisy_latent, sigma, cfg_scale)
+        if network.detail is None:
+            return predicted.velocity
+        changes = noisy_latent - start, noisy_latent - sigma * predicted.velocity - start
+        drawn = network.draw(region.lr_image, upscaled, coarse_sr, changes, predicted.tokens)
+        clean = network.codec.to_residual(network.codec.encode(drawn), lr_latent)
+        return (noisy_latent - clean) / sigma
 
-    return start, euler(velocity, noisy, sigmas, lambda step, _: on_step(step))
+    end = euler(velocity, noisy, sigmas, lambda step, _: on_step(step))
+    # the last step ends at the latent of what was drawn: the picture itself has what the latent cannot hold
+    change = network.codec.decode(network.codec.from_residual(end - start)) if drawn is None else drawn - coarse_sr
+    return coarse_sr + network.config.sampler.flow_share * change
+
+
+def predict(network: M3ESR, crops: Crops, noisy_latent: Tensor, sigma: float, cfg_scale: float) -> Predicted:
+    """The transformer on every tile of a region's noisy latent, guided if asked for, and blended."""
+    tiles = torch.cat([crop(noisy_latent, tile, CELLS) for tile in crops.plan])
+    level = torch.full((len(tiles),), sigma, device=tiles.device)
+    predicted = network.predict(tiles, crops.conditional, level)
+    velocity, tokens = predicted.velocity, predicted.tokens
+    if crops.unconditional is not None:
+        other = network.predict(tiles, crops.unconditional, level)
+        velocity, tokens = guide(other.velocity, velocity, cfg_scale), guide(other.tokens, tokens, cfg_scale)
+    return Predicted(crops.blend(velocity, CELLS), crops.blend(tokens, 1))
 
 
 def noise_deviation(sampler: SamplerConfig, uncertainty_map: Tensor) -> Tensor:

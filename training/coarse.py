@@ -1,10 +1,14 @@
 """Stage 1: the coarse network, first on Charbonnier alone, then with perceptual and adversarial terms.
 
 python -m training.coarse --pairs DIR --out DIR [--init FILE] [--validation DIR --lpips FILE] [--minutes N]
+
+With --base FILE instead the detail network (stage 3a), which starts from that frozen coarse network's image; what the
+transformer tells it joins in `training.denoiser`.
 """
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint import read_config, read_tensors, save_checkpoint
-from models.routing.coarse import CoarseConfig, CoarseNetwork, upscale
+from models.configs import COMPACT_DENOISER
+from models.network import GUIDES, guide_images
+from models.routing.coarse import MARGIN, CoarseConfig, CoarseNetwork, upscale
 from training.image_losses import ImageLosses, ImageLossWeights, half_precision
 from training.loop import LoopConfig, Trainer
 from training.pairs import PairDataset
@@ -20,6 +26,7 @@ from training.validation import Validation
 from training.widening import widen
 
 COARSE = CoarseConfig(widths=(48, 96, 192), num_blocks=(2, 2, 6), has_consistency=True)
+DETAIL = replace(COARSE, num_blocks=(2, 2, 10), num_guides=GUIDES, token_width=COMPACT_DENOISER.width)
 
 
 def main() -> None:
@@ -30,6 +37,7 @@ def main() -> None:
     parser.add_argument("--validation-limit", type=int, help="score only this many of its images")
     ImageLossWeights.add_arguments(parser)
     parser.add_argument("--init", type=Path, help="start from this checkpoint, or one with a smaller network")
+    parser.add_argument("--base", type=Path, help="the coarse network whose image the detail network starts from")
     parser.add_argument("--num-steps", type=int, default=200_000)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--batch-size", type=int, default=8)
@@ -40,11 +48,32 @@ def main() -> None:
     train(parser.parse_args())
 
 
-def start(init: Path | None) -> CoarseNetwork:
-    """A fresh network, or the trained one of `init`, widened to today's size if it is smaller."""
+def start(init: Path | None, config: CoarseConfig) -> CoarseNetwork:
+    """A fresh network, or the trained one of `init`, widened to this size if it is smaller."""
     if init is None:
-        return CoarseNetwork(COARSE)
-    return widen(read_tensors(init), read_config(init, CoarseConfig), COARSE)
+        return CoarseNetwork(config)
+    return widen(read_tensors(init), read_config(init, CoarseConfig), config)
+
+
+def load_coarse(path: Path) -> CoarseNetwork:
+    """A trained coarse network, frozen."""
+    network = CoarseNetwork(read_config(path, CoarseConfig))
+    network.load_state_dict(read_tensors(path))
+    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+class FromBase(nn.Module):
+    """A detail network behind its coarse network, which is not trained, as one: LR image -> SR image."""
+
+    def __init__(self, detail: CoarseNetwork, base: CoarseNetwork):
+        super().__init__()
+        self.detail, self.base, self.config = detail, base, detail.config
+
+    def forward(self, lr_image: Tensor, margin: int = MARGIN) -> Tensor:
+        with torch.no_grad():
+            coarse_sr = self.base(lr_image, margin).clamp(0, 1)
+            guides = guide_images(coarse_sr - upscale(lr_image, self.config.scale))
+        return self.detail(lr_image, margin, guides)
 
 
 def make_step(args: argparse.Namespace, judge: ImageLosses) -> Callable[[nn.Module], dict[str, Tensor]]:
@@ -63,7 +92,8 @@ def make_step(args: argparse.Namespace, judge: ImageLosses) -> Callable[[nn.Modu
 
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
-    network = start(args.init).to(memory_format=torch.channels_last)
+    trained_part = start(args.init, DETAIL if args.base else COARSE).to(memory_format=torch.channels_last)
+    network = FromBase(trained_part, load_coarse(args.base)) if args.base else trained_part
     judge = ImageLosses(ImageLossWeights.from_arguments(args), args.lpips, args.seed)
     step = make_step(args, judge)
     validation = None
@@ -79,12 +109,17 @@ def train(args: argparse.Namespace) -> None:
     )
     trainer = Trainer(network, loop, args.out, args.batch_size, companion=judge.adversary)
 
-    def validate(network: nn.Module) -> str:
-        save_checkpoint(args.out / "coarse.safetensors", network.state_dict(), network.config)
-        return validation(network) if validation else "saved"
+    name = "detail" if args.base else "coarse"
 
-    trained = trainer.run(step, validate)
-    save_checkpoint(args.out / "coarse.safetensors", trained.state_dict(), network.config)
+    def save(average: nn.Module) -> None:
+        part = average.detail if args.base else average
+        save_checkpoint(args.out / f"{name}.safetensors", part.state_dict(), part.config)
+
+    def validate(average: nn.Module) -> str:
+        save(average)
+        return validation(average) if validation else "saved"
+
+    save(trainer.run(step, validate))
 
 
 if __name__ == "__main__":

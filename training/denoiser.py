@@ -21,7 +21,7 @@ from models.fusion.experts import FusionConfig
 from models.modalities.edge import canny_edges
 from models.modalities.perception import load_perception
 from models.modalities.text import TextConfig, tokenize, train_tokenizer
-from models.network import M3ESR
+from models.network import M3ESR, Predicted
 from models.pipeline import Upscaler
 from models.requests import UpscaleOptions
 from models.routing.coarse import CoarseConfig
@@ -57,6 +57,7 @@ def main() -> None:
     for name in ("pairs", "features", "coarse", "perception", "names", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--init", type=Path, help="go on from this profile's folder, with the networks named above")
+    parser.add_argument("--detail", type=Path, help="detail network of training.coarse --base; absent: that of --init")
     parser.add_argument("--freeze-router", action="store_true", help="after training.router")
     parser.add_argument("--validation", type=Path, help="folder with hr/ and lr_real/")
     parser.add_argument("--validation-limit", type=int)
@@ -114,6 +115,7 @@ def build(args: argparse.Namespace, dataset: GuidedPairs) -> tuple[M3ESR, Tokeni
     """The whole network around the coarse and perception checkpoints, which stay frozen, with a fitted codec."""
     perception = load_perception(args.perception)
     names = tuple(json.loads(args.names.read_text()))
+    earlier = read_config(args.init / "compact.safetensors", M3ESRConfig) if args.init else None
     config = M3ESRConfig(
         coarse=read_config(args.coarse, CoarseConfig),
         perception=perception.config,
@@ -121,9 +123,10 @@ def build(args: argparse.Namespace, dataset: GuidedPairs) -> tuple[M3ESR, Tokeni
         fusion=FusionConfig(dino_channels=perception.config.dino_channels, query="patch", is_local=True),
         denoiser=replace(COMPACT_DENOISER, num_layers=args.num_layers),
         segment_names=names,
-        sampler=SamplerConfig(mirror_share=0.5),
+        sampler=SamplerConfig(mirror_share=0.0),
         # of training.reliability: frozen here, it knows nothing of this stage's networks
-        reliability=read_config(args.init / "compact.safetensors", M3ESRConfig).reliability if args.init else None,
+        reliability=earlier.reliability if earlier else None,
+        detail=read_config(args.detail, CoarseConfig) if args.detail else earlier.detail if earlier else None,
     )
     network = M3ESR(config)
     network.coarse.load_state_dict(read_tensors(args.coarse))
@@ -134,6 +137,11 @@ def build(args: argparse.Namespace, dataset: GuidedPairs) -> tuple[M3ESR, Tokeni
         shutil.copy(args.init / "tokenizer.json", args.out)
     else:
         fit_codec(network, dataset)
+    if network.detail is not None and args.detail:
+        network.detail.load_state_dict(read_tensors(args.detail))
+    for part in (network.coarse, network.detail):
+        if part is not None:
+            part.to(memory_format=torch.channels_last)
     frozen = [network.coarse, network.perception, network.reliability, network.router if args.freeze_router else None]
     for part in frozen:
         if part is not None:
@@ -236,11 +244,18 @@ class GuidedStage:
         level = sigma[:, None, None, None]
         return (1 - level) * seen.clean + level * source, sigma, source - seen.clean
 
-    def image_losses(self, seen: Seen, noisy: Tensor, sigma: Tensor, velocity: Tensor) -> dict[str, Tensor]:
+    def image_losses(self, seen: Seen, noisy: Tensor, sigma: Tensor, predicted: Predicted) -> dict[str, Tensor]:
         """Losses of the image that one step from sigma to 0 would give."""
         codec = self.network.codec
-        end = noisy - sigma[:, None, None, None] * velocity
-        sr_image = seen.coarse_sr + codec.decode(codec.from_residual(end - seen.start))
+        end = noisy - sigma[:, None, None, None] * predicted.velocity
+        if self.network.detail is None:
+            sr_image = seen.coarse_sr + codec.decode(codec.from_residual(end - seen.start))
+        else:
+            changes = noisy - seen.start, end - seen.start
+            lr_image = inner(seen.lr_image, 4)
+            with half_precision():
+                tokens = predicted.tokens
+                sr_image = self.network.draw(lr_image, seen.upscaled, seen.coarse_sr, changes, tokens, margin=0).float()
         return self.judge(sr_image, seen.hr_image, seen.upscaled)
 
     def text_ids(self, batch: GuidedBatch) -> Tensor:
@@ -254,9 +269,9 @@ class GuidedStage:
         with half_precision():
             weights = self.route(seen, modalities) if modalities else {}
             prepared = self.network.prepare(seen.lr_latent, modalities, weights, self.text_ids(batch))
-            velocity = self.network.velocity(noisy, prepared, sigma).float()
-        losses = self.image_losses(seen, noisy, sigma, velocity)
-        losses["velocity"] = (self.channel_weight * (velocity - target).square()).mean()
+            predicted = self.network.predict(noisy, prepared, sigma)
+        losses = self.image_losses(seen, noisy, sigma, predicted)
+        losses["velocity"] = (self.channel_weight * (predicted.velocity - target).square()).mean()
         losses["loss"] = losses["loss"] + config.velocity_weight * losses["velocity"]
         # what there was to gain, for the log
         losses["coarse"] = (seen.coarse_sr - seen.hr_image).abs().mean()

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.network import Prepared
 from models.pipeline import Upscaler
 from models.routing.router import UncertaintyRouter
 from training.denoiser import MARGIN, TOKENS, GuidedConfig, GuidedStage, Seen, save
@@ -46,14 +47,15 @@ class MarginalGains:
         noisy, sigma, _ = stage.noisy_latent(seen)
         with torch.no_grad():
             text, pooled = network.text_encoder(stage.text_ids(batch))
+            prepared = Prepared(seen.lr_latent, None, text, pooled)
             z = network.denoiser.embed_latent(seen.lr_latent)
             static = {name: z.new_full(z.shape[:2], stage.config.mean_weight) for name in seen.modalities}
-            prepared = network.fusion.prepare(z, seen.modalities, static)
-            reads = network.fusion.read(prepared, network.temperatures(sigma))
+            experts = network.fusion.prepare(z, seen.modalities, static)
+            reads = network.fusion.read(experts, network.temperatures(sigma))
             fused = z + sum(stage.config.mean_weight * read for read in reads.values())
         fused.requires_grad_(True)
-        velocity = network.denoiser(noisy, seen.lr_latent, text, pooled, 1000 * sigma, fused)
-        loss = stage.image_losses(seen, noisy, sigma, velocity)["loss"]
+        predicted = network.predict_from(fused, noisy, prepared, sigma)
+        loss = stage.image_losses(seen, noisy, sigma, predicted)["loss"]
         (gradient,) = torch.autograd.grad(loss, fused)
         # Per unit of length: both lengths have long tails, and a few patches would drown what the rest has to say.
         # The sign, which is what the theorem lives on, stays.

@@ -69,6 +69,23 @@ class DiffusionTransformer(nn.Module):
         Raises:
             ValueError: shapes that do not belong together, or fused tokens without the parameters for them.
         """
+        arguments = noisy_latent, lr_latent, text_embeddings, pooled, timestep, fused_tokens
+        tokens = self.features(*arguments, position_offset=position_offset, record=record)
+        return self.to_latent(tokens, noisy_latent)
+
+    def features(
+        self,
+        noisy_latent: Tensor,
+        lr_latent: Tensor,
+        text_embeddings: Tensor,
+        pooled: Tensor,
+        timestep: Tensor,
+        fused_tokens: Tensor | None = None,
+        *,
+        position_offset: tuple[int, int] | None = None,
+        record: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """What `forward` reads the velocity from: (B, P, D), one per patch; arguments and errors are its own."""
         self.check_shapes(noisy_latent, lr_latent, fused_tokens)
         height, width = noisy_latent.shape[-2:]
         grid = self.pos_embed.grid(height, width)
@@ -92,8 +109,12 @@ class DiffusionTransformer(nn.Module):
             if record is not None:
                 record |= name_streams(i, groups)
         scale, shift = self.norm_out(activated)
-        tokens = self.proj_out(modulate(normalise(groups.noisy), scale, shift))
-        return self.assemble(tokens, grid)[..., :height, :width]
+        return modulate(normalise(groups.noisy), scale, shift)
+
+    def to_latent(self, tokens: Tensor, noisy_latent: Tensor) -> Tensor:
+        """Features (B, P, D) -> the velocity (B, C, h, w), of the noisy latent's shape."""
+        height, width = noisy_latent.shape[-2:]
+        return self.assemble(self.proj_out(tokens), self.pos_embed.grid(height, width))[..., :height, :width]
 
     @property
     def dtype(self) -> torch.dtype:

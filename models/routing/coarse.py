@@ -2,6 +2,7 @@
 
 It plays the part that Real-ESRGAN plays in the paper (Section 3.3): its difference to plain upscaling is the
 uncertainty map (Eq. 13). It is also where the sampler starts. Real-ESRGAN's own networks are in `realesrgan.py`.
+The same U-Net, shown more than the LR image, draws the details of each denoising step (`M3ESR.draw`).
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from models.resize import resize
 
 MARGIN = 8  # LR pixels around the image
+TOKEN = 4  # LR pixels a side of one of the denoiser's tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,8 @@ class CoarseConfig:
     num_blocks: tuple[int, ...] = (1, 2, 4)  # per level, on the way down; the way up has as many, the last level once
     scale: int = 4
     has_consistency: bool = False  # a learned share of what the answer misses of the LR image is added back
+    num_guides: int = 0  # images of SR size that it is shown beside the LR image
+    token_width: int = 0  # features per token of 4 LR pixels a side, joined at the lowest level; 0: none
 
 
 class ResidualBlock(nn.Module):
@@ -50,7 +54,8 @@ class CoarseNetwork(nn.Module):
     """LR image (B, 3, H, W) in [0, 1] -> coarse SR image (B, 3, 4H, 4W); any H and W, not clamped.
 
     The answer is the bicubic upscale plus a learned residual, so a fresh network is bicubic upscaling. With
-    `has_consistency` it is then corrected by `reconcile`.
+    `has_consistency` it is then corrected by `reconcile`. Guides and tokens join through layers that start at zero, so
+    a network that was trained without them begins as itself.
     """
 
     def __init__(self, config: CoarseConfig):
@@ -67,31 +72,58 @@ class CoarseNetwork(nn.Module):
         self.tail = nn.Conv2d(widths[0], 3 * config.scale**2 + config.has_consistency, 3, padding=1)
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(self.tail.bias)
+        scale = config.scale
+        self.look = nn.Conv2d(3 * scale**2 * config.num_guides, widths[0], 3, padding=1) if config.num_guides else None
+        self.listen = nn.Conv2d(config.token_width, widths[-1], 1) if config.token_width else None
+        if config.token_width and 2 ** len(self.downs) != TOKEN:
+            raise ValueError(f"tokens of {TOKEN} LR pixels join at level 2, the lowest here is {len(self.downs)}")
+        for layer in (self.look, self.listen):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
-    def forward(self, lr_image: Tensor, margin: int = MARGIN) -> Tensor:
-        """`margin`: LR pixels by which the image is continued at its border, else the zeros that the convolutions see
-        there would darken a frame around it. Training goes without: it would only compute more.
+    def forward(
+        self,
+        lr_image: Tensor,
+        margin: int = MARGIN,
+        guides: Tensor | None = None,
+        tokens: Tensor | None = None,
+    ) -> Tensor:
+        """One SR image. Of a network built for guides and tokens each may be left out: it is told nothing then.
+
+        Args:
+            margin: LR pixels by which everything is continued at its border, else the zeros that the convolutions see
+                there would darken a frame around it. Training goes without: it would only compute more.
+            guides: (B, 3 num_guides, 4H, 4W), about zero.
+            tokens: (B, token_width, H/4, W/4); H and W must be multiples of 4, and `margin` too.
         """
         height, width = lr_image.shape[-2:]
-        multiple = 2 ** len(self.downs)
+        multiple, scale = 2 ** len(self.downs), self.config.scale
         sides = (margin, margin + -width % multiple, margin, margin + -height % multiple)
-        features = self.features(F.pad(lr_image, sides, mode="replicate") - 0.5)
+        if guides is not None:
+            guides = F.pad(F.pixel_unshuffle(guides, scale), sides, mode="replicate")
+        if tokens is not None:
+            tokens = F.pad(tokens, (margin // TOKEN,) * 4, mode="replicate")
+        features = self.features(F.pad(lr_image, sides, mode="replicate") - 0.5, guides, tokens)
         answer = self.tail(features)[..., margin : margin + height, margin : margin + width]
-        scale = self.config.scale
         sub_pixels = 3 * scale**2
         sr_image = upscale(lr_image, scale) + F.pixel_shuffle(answer[:, :sub_pixels], scale)
         if not self.config.has_consistency:
             return sr_image
         return reconcile(sr_image, lr_image, answer[:, sub_pixels:].float().tanh())
 
-    def features(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W), sides divisible by 2 per level -> (B, widths[0], H, W)."""
+    def features(self, x: Tensor, guides: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W), sides divisible by 2 per level -> (B, widths[0], H, W); guides and tokens on its grids."""
         x = self.head(x)
+        if guides is not None and self.look is not None:
+            x = x + self.look(guides)
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             x = encoder(x)
             skips.append(x)
             x = down(x)
+        if tokens is not None and self.listen is not None:
+            x = x + self.listen(tokens)
         x = self.bottom(x)
         for up, decoder in zip(reversed(self.ups), reversed(self.decoders), strict=True):
             x = decoder(F.pixel_shuffle(up(x), 2) + skips.pop())

@@ -1,0 +1,46 @@
+"""Stage 1: which network is trained, and from what."""
+
+import torch
+
+from models.checkpoint import save_checkpoint
+from models.routing.coarse import CoarseConfig, CoarseNetwork, upscale
+from training.coarse import COARSE, DETAIL, FromBase, load_coarse, start
+
+SMALL = CoarseConfig(widths=(4, 6, 8), num_blocks=(1, 1, 1))
+
+
+def trained(seed: int, config: CoarseConfig = SMALL) -> CoarseNetwork:
+    torch.manual_seed(seed)
+    network = CoarseNetwork(config)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+def test_the_detail_network_is_the_coarse_one_with_more_to_hear():
+    assert (DETAIL.widths, DETAIL.scale) == (COARSE.widths, COARSE.scale)  # so it can start as it
+    assert all(ours >= theirs for ours, theirs in zip(DETAIL.num_blocks, COARSE.num_blocks, strict=True))
+    assert DETAIL.num_guides > 0 < DETAIL.token_width and not COARSE.num_guides
+
+
+def test_only_the_detail_network_learns_and_it_sees_the_frozen_one(tmp_path):
+    """With its own base it starts as the network that it goes on from, whatever that base is; then the base counts."""
+    base, init = trained(1), trained(2)
+    for name, network in (("base", base), ("init", init)):
+        save_checkpoint(tmp_path / f"{name}.safetensors", network.state_dict(), SMALL)
+    told = CoarseConfig(widths=(4, 6, 8), num_blocks=(1, 1, 2), num_guides=3, token_width=12)
+    network = FromBase(start(tmp_path / "init.safetensors", told), load_coarse(tmp_path / "base.safetensors"))
+    lr_image = torch.rand(1, 3, 16, 16)
+    assert torch.allclose(network(lr_image), init(lr_image), atol=1e-5)
+    network(lr_image).square().mean().backward()
+    assert network.detail.look.weight.grad[:, :48].abs().max() > 0  # the coarse image's sub-pixels
+    assert network.detail.look.weight.grad[:, 48:].abs().max() == 0  # what only the sampler knows
+    assert all(parameter.grad is None for parameter in network.base.parameters())
+    with torch.no_grad():
+        torch.nn.init.normal_(network.detail.look.weight, std=0.1)
+        other = FromBase(network.detail, trained(3).requires_grad_(False))
+        assert (network(lr_image) - other(lr_image)).abs().max() > 1e-3
+        plain = CoarseNetwork(SMALL)  # a base that only interpolates has nothing to show
+        silent = FromBase(network.detail, plain)(lr_image)
+    assert torch.allclose(plain(lr_image), upscale(lr_image, 4), atol=1e-6)
+    assert (silent - network(lr_image)).abs().max() > 1e-3

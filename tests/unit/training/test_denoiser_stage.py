@@ -1,0 +1,40 @@
+"""Stage 3b with a detail network: what is judged is what it draws, and what it is told learns from that."""
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from models.network import GUIDES
+from models.routing.coarse import CoarseConfig
+from tests.unit.models.tiny import tiny_upscaler
+from tests.unit.training.test_guided import batch
+from training.denoiser import GuidedConfig, GuidedStage, inner
+from training.image_losses import ImageLosses, ImageLossWeights
+
+DETAIL = CoarseConfig(widths=(8, 10, 12), num_blocks=(1, 1, 1), num_guides=GUIDES, token_width=16)
+NEVER = replace(GuidedConfig(), modality_dropout=0.0, guidance_dropout=0.0, velocity_weight=0.0, unbiased_weight=0.0)
+
+
+def stage() -> GuidedStage:
+    upscaler = tiny_upscaler(detail=DETAIL)
+    judge = ImageLosses(ImageLossWeights(), None, seed=0)
+    return GuidedStage(upscaler.network, upscaler.tokenizer, NEVER, judge, seed=0)
+
+
+def test_the_picture_that_is_drawn_is_judged(monkeypatch):
+    given, ours = batch(), stage()
+    monkeypatch.setattr(ours.network, "draw", lambda *_, **__: inner(given.hr_image, 16))
+    losses = ours.losses(given)
+    assert float(losses["pixel"]) < 2e-3 < float(losses["coarse"])
+
+
+def test_transformer_and_experts_learn_through_what_the_detail_network_is_told():
+    """The velocity itself is not asked for here: the tokens are the only way."""
+    ours = stage()
+    network = ours.network.requires_grad_(True)
+    nn.init.zeros_(network.detail.look.weight)  # the draft is not looked at
+    ours.losses(batch())["loss"].backward()
+    for part in (network.detail.listen, network.denoiser.transformer_blocks[0].ff, network.fusion.experts["depth"]):
+        assert max(float(p.grad.abs().max()) for p in part.parameters() if p.grad is not None) > 0
+    assert network.denoiser.proj_out.weight.grad is None or not network.denoiser.proj_out.weight.grad.any()
