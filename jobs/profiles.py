@@ -27,7 +27,7 @@ class Tiling:
     patch: int = 4
     min_side: int = 16
     scale: int = 4
-    region: int = 32
+    region: int = 48
     region_overlap: int = 4
     tile: int = 12
     tile_overlap: int = 2

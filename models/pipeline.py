@@ -35,7 +35,7 @@ from models.tiling import BlendAccumulator, plan_tiles
 
 WEIGHTS = Path(__file__).parent / "weights"
 PATCH = 4  # LR pixels per token side
-REGION, REGION_OVERLAP = 32, 4  # tokens per side: 128 LR px, the size that the extractors were trained on
+REGION, REGION_OVERLAP = 48, 4  # tokens per side: 192 LR px; each region repeats a margin, so few large ones cost less
 MIN_SIDE = 16  # LR pixels; smaller images are continued at their border
 OVERVIEW_SIDE = 128
 BACKBONES = ("quality", "fidelity")

@@ -61,7 +61,7 @@ class Region:
         sampler = network.config.sampler
         rows, columns = self.lr_image.shape[-2] // 4, self.lr_image.shape[-1] // 4
         overlap = sampler.overlap // CELLS
-        plan = plan_tiles(rows, columns, sampler.tile // CELLS, overlap)
+        plan = plan_tiles(rows, columns, sampler.tile // CELLS, overlap, even=True)
 
         def cut(image: Tensor) -> Tensor:
             """(1, C, H, W) -> (tiles, C, ., .), whatever the pixels per token."""

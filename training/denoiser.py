@@ -43,7 +43,7 @@ EXTRA_CAPTIONS = (
 class GuidedConfig:
     """What the denoiser is trained on and for."""
 
-    end_probability: float = 0.4  # share of samples at sigma 1, where every sampling starts
+    end_probability: float = 0.6  # share of samples at sigma 1, where every sampling starts
     modality_dropout: float = 0.1  # each visual modality
     guidance_dropout: float = 0.1  # all visual modalities at once: the fused group is absent
     text_dropout: float = 0.1

@@ -116,7 +116,7 @@ def test_it_is_told_what_the_transformer_says(monkeypatch):
     network = sampled.network
     monkeypatch.setattr(network, "draw", lambda *told: given.append(told) or torch.zeros(1, 3, 16 * ROWS, 16 * COLUMNS))
     sampled.sample([1.0, 0.0])
-    _, upscaled, _, (noisy, draft), tokens = given[0]
+    _, _, _, (noisy, draft), tokens = given[0]
     assert tokens.shape == (1, 16, ROWS, COLUMNS)
     velocity = network.denoiser.to_latent(tokens.flatten(2).transpose(1, 2), noisy)
     outside_ramps = [*range(4), *range(8, 20), *range(24, 28)]  # in them cells of one token weigh differently

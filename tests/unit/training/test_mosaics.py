@@ -23,6 +23,15 @@ def test_a_mosaic_is_made_of_four_photographs_that_meet_inside():
     assert len(seen) > 8  # other photographs, and other colours of them
 
 
+def test_seams_lie_on_no_grid():
+    flat = [np.full((512, 512, 3), value, np.uint8) for value in range(0, 250, 10)]
+    seams = []
+    for seed in range(40):
+        top = mosaic(flat, np.random.default_rng(seed))[0].astype(int)
+        seams += np.flatnonzero(np.diff(top, axis=0).any(-1)).tolist()
+    assert len({(seam + 1) % 8 for seam in seams}) == 8
+
+
 def test_a_piece_is_a_part_of_the_photograph_shrunk_or_as_it_is():
     """Shrunk noise has less contrast; a piece as it is is found in the photograph, turned or mirrored."""
     image, kept, shrunk = photograph(), 0, 0
