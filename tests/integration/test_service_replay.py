@@ -148,8 +148,8 @@ def test_an_estimate_tells_sizes_and_work_and_no_seconds_before_a_run(service):
         {
             "input": {"width": 640, "height": 480, "megapixels": 0.3072},
             "output": {"width": 1280, "height": 960, "megapixels": 1.2288},
-            "num_regions": 30,
-            "num_tiles": 270,
+            "num_regions": 12,
+            "num_tiles": 300,
             "seconds": None,
             "wait_seconds": None,
         },

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from models.pipeline import Upscaler, output_size
+from models.pipeline import PATCH, REGION, REGION_OVERLAP, Upscaler, output_size
 from models.requests import ProgressEvent, UpscaleOptions
+from models.tiling import plan_tiles
 from tests.unit.models.tiny import tiny_upscaler
 
 
@@ -97,7 +98,7 @@ def test_the_output_has_the_size_asked_for(upscaler, options, expected):
 
 def test_progress_rises_to_one_and_names_every_stage(upscaler):
     events: list[ProgressEvent] = []
-    upscaler.upscale(picture(140, 16), UpscaleOptions(num_steps=3), events.append)
+    upscaler.upscale(picture(204, 16), UpscaleOptions(num_steps=3), events.append)
     fractions = [event.fraction for event in events]
     assert fractions == sorted(fractions) and fractions[-1] == 1.0
     assert {event.stage for event in events} == {"coarse", "perception", "routing", "denoising", "output"}
@@ -126,7 +127,10 @@ def test_tiles_leave_no_seam(upscaler):
     lr_image = np.repeat(np.repeat(x[None, :, None], 20, 0), 3, 2)
     sr = upscaler.upscale(lr_image, UpscaleOptions()).sr_image.mean((0, 2))
     steps = np.abs(np.diff(np.convolve(sr, np.ones(8) / 8, "valid")))
-    seams = [4 * (128 - 8), 4 * 128, 4 * (128 - 16)]
+    regions = plan_tiles(20 // PATCH, 300 // PATCH, REGION, REGION_OVERLAP, even=True)
+    borders = {border for region in regions for border in (region.columns.start, region.columns.stop)} - {0, 75}
+    assert len(borders) == 2
+    seams = [round(4 * PATCH * border) for border in (*borders, sum(borders) / 2)]
     assert max(steps[s - 8 : s + 8].max() for s in seams) < 3 * np.median(steps) + 1e-3
 
 

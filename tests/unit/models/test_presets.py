@@ -40,7 +40,7 @@ def test_fast_is_the_coarse_network_alone(upscaler, monkeypatch):
 
 def test_fast_progress_rises_to_one(upscaler):
     events = []
-    upscaler.upscale(picture(140, 16), UpscaleOptions(preset="fast"), events.append)
+    upscaler.upscale(picture(204, 16), UpscaleOptions(preset="fast"), events.append)
     fractions = [event.fraction for event in events]
     assert fractions == sorted(fractions) and fractions[-1] == 1.0
     assert {event.stage for event in events} == {"coarse", "output"}

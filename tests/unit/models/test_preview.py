@@ -26,7 +26,7 @@ def previews_of(upscaler, lr_image, options=None):
 
 
 def test_the_result_is_the_same_with_and_without(upscaler):
-    lr_image = picture(20, 150)
+    lr_image = picture(20, 230)  # two regions
     result, told = previews_of(upscaler, lr_image)
     plain = upscaler.upscale(lr_image, UpscaleOptions())
     assert np.array_equal(result.sr_image, plain.sr_image)

@@ -31,7 +31,7 @@ def test_the_numbers_are_the_networks(config):
     assert PROFILE.best_num_steps == config.sampler.best_num_steps
 
 
-@pytest.mark.parametrize("width", [1, 16, 47, 48, 49, 52, 127, 128, 129, 240, 241, 1000])
+@pytest.mark.parametrize("width", [1, 16, 47, 48, 49, 52, 127, 128, 129, 192, 193, 368, 369, 1000])
 @pytest.mark.parametrize("height", [5, 128, 300])
 def test_the_count_is_that_of_the_plan(width, height):
     rows, columns = (-(-max(side, pipeline.MIN_SIDE) // pipeline.PATCH) for side in (height, width))
