@@ -68,9 +68,9 @@ class M3ESR(nn.Module):
     def use_dtype(self, dtype: torch.dtype) -> "M3ESR":
         """Lets `REDUCED` parts compute in `dtype`, for inference; what leaves them is float32. Returns itself."""
         self.compute_dtype = dtype
-        for name in REDUCED:
-            if name != "detail" or self.detail is not None:
-                reduce_weights(self.get_submodule(name), dtype)
+        for name, part in self.named_modules():
+            if name in REDUCED:
+                reduce_weights(part, dtype)
         return self
 
     def reduced(self) -> AbstractContextManager[object]:
@@ -162,10 +162,6 @@ class M3ESR(nn.Module):
         with self.reduced():
             fusion = self.fusion.prepare(self.denoiser.embed_latent(lr_latent), modalities, scaled)
         return Prepared(lr_latent, fusion, text_embeddings, pooled, temperature)
-
-    def velocity(self, noisy_latent: Tensor, prepared: Prepared, sigma: Tensor) -> Tensor:
-        """The transformer's velocity (B, C, h, w) at sigma (B,) in [0, 1]."""
-        return self.predict(noisy_latent, prepared, sigma).velocity
 
     def predict(self, noisy_latent: Tensor, prepared: Prepared, sigma: Tensor) -> Predicted:
         """The transformer's velocity at sigma (B,) in [0, 1] and the features it comes from."""

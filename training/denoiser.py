@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from models.checkpoint import read_config, read_tensors, save_checkpoint
-from models.configs import COMPACT_DENOISER, VISUAL_MODALITIES, M3ESRConfig, SamplerConfig
+from models.configs import COMPACT_DENOISER, VISUAL_MODALITIES, M3ESRConfig
 from models.fusion.experts import FusionConfig
 from models.modalities.edge import canny_edges
 from models.modalities.perception import load_perception
@@ -123,7 +123,6 @@ def build(args: argparse.Namespace, dataset: GuidedPairs) -> tuple[M3ESR, Tokeni
         fusion=FusionConfig(dino_channels=perception.config.dino_channels, query="patch", is_local=True),
         denoiser=replace(COMPACT_DENOISER, num_layers=args.num_layers),
         segment_names=names,
-        sampler=SamplerConfig(mirror_share=0.0),
         # of training.reliability: frozen here, it knows nothing of this stage's networks
         reliability=earlier.reliability if earlier else None,
         detail=read_config(args.detail, CoarseConfig) if args.detail else earlier.detail if earlier else None,

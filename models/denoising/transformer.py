@@ -3,6 +3,8 @@
 Dimension key: B batch  C channels  h w latent grid  P patches  L text tokens  J text features  D width
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,7 +44,11 @@ class DiffusionTransformer(nn.Module):
         self.norm_out = Modulation(width, 2)
         self.proj_out = Linear(width, config.patch_size**2 * config.out_channels)
 
-    def forward(
+    def forward(self, noisy_latent: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        """Velocity (B, C, h, w); arguments and errors are those of `features`."""
+        return self.to_latent(self.features(noisy_latent, *arguments, **options), noisy_latent)
+
+    def features(
         self,
         noisy_latent: Tensor,
         lr_latent: Tensor,
@@ -54,7 +60,7 @@ class DiffusionTransformer(nn.Module):
         position_offset: tuple[int, int] | None = None,
         record: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """Velocity (B, C, h, w) at the noise level `timestep`.
+        """What the velocity at the noise level `timestep` is read from: (B, P, D), one per patch.
 
         Args:
             noisy_latent: (B, C, h, w), any sides; odd ones too.
@@ -69,23 +75,6 @@ class DiffusionTransformer(nn.Module):
         Raises:
             ValueError: shapes that do not belong together, or fused tokens without the parameters for them.
         """
-        arguments = noisy_latent, lr_latent, text_embeddings, pooled, timestep, fused_tokens
-        tokens = self.features(*arguments, position_offset=position_offset, record=record)
-        return self.to_latent(tokens, noisy_latent)
-
-    def features(
-        self,
-        noisy_latent: Tensor,
-        lr_latent: Tensor,
-        text_embeddings: Tensor,
-        pooled: Tensor,
-        timestep: Tensor,
-        fused_tokens: Tensor | None = None,
-        *,
-        position_offset: tuple[int, int] | None = None,
-        record: dict[str, Tensor] | None = None,
-    ) -> Tensor:
-        """What `forward` reads the velocity from: (B, P, D), one per patch; arguments and errors are its own."""
         self.check_shapes(noisy_latent, lr_latent, fused_tokens)
         height, width = noisy_latent.shape[-2:]
         grid = self.pos_embed.grid(height, width)
