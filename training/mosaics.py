@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.pairs import PHOTOGRAPH_SUFFIXES
+from training.pairs import find_photographs
 
 SIDE = 512
 SCALES = (0.4, 1.0)  # of a piece; half of them are not shrunk
@@ -64,9 +64,12 @@ def recolour(piece: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     return np.stack([table[shuffled[..., c], c] for c in range(3)], -1)
 
 
-def read_photographs(folder: Path, without: set[str]) -> list[NDArray[np.uint8]]:
-    """All photographs of a folder but those whose file name is in `without`. Raises FileNotFoundError if none is."""
-    paths = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in PHOTOGRAPH_SUFFIXES and p.name not in without]
+def read_photographs(folder: Path, without: set[str], side: int = SIDE) -> list[NDArray[np.uint8]]:
+    """All photographs of a folder with `side` px or more, but those whose file name is in `without`.
+
+    Raises FileNotFoundError if none is left.
+    """
+    paths = [path for path in find_photographs(folder, side) if path.name not in without]
     if not paths:
         raise FileNotFoundError(f"no photographs in {folder}")
     return [np.asarray(Image.open(path).convert("RGB")) for path in paths]

@@ -70,7 +70,7 @@ def test_what_is_held_out_is_not_read(tmp_path):
     for name in ("a.png", "b.png"):
         Image.fromarray(photograph(ord(name[0]), 8)).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no photograph")
-    read = read_photographs(tmp_path, {"b.png"})
+    read = read_photographs(tmp_path, {"b.png"}, side=8)
     assert len(read) == 1 and np.array_equal(read[0], photograph(ord("a"), 8))
     with pytest.raises(FileNotFoundError, match="no photographs"):
-        read_photographs(tmp_path, {"a.png", "b.png"})
+        read_photographs(tmp_path, {"a.png", "b.png"}, side=8)
