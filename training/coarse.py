@@ -85,7 +85,7 @@ def make_step(args: argparse.Namespace, judge: ImageLosses) -> Callable[[nn.Modu
         lr_image, hr_image = (x.contiguous(memory_format=torch.channels_last) for x in (lr_image, hr_image))
         with half_precision():
             sr_image = network(lr_image, margin=0)
-        return judge(sr_image.float(), hr_image, upscale(lr_image, network.config.scale))
+        return judge(sr_image.float(), hr_image, lr_image)
 
     return step
 

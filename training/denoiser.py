@@ -30,6 +30,7 @@ from training.image_losses import ImageLosses, ImageLossWeights, half_precision
 from training.loop import LoopConfig, Trainer
 from training.validation import Validation, to_tensor
 
+PARTS = (*VISUAL_MODALITIES, "none", "routing", "temperature")
 TOKENS, MARGIN = 12, 2  # a crop of 192 px, seen with 32 px around it
 # words that callers write and the captioner does not, so that the tokenizer keeps them whole
 EXTRA_CAPTIONS = (
@@ -50,6 +51,8 @@ class GuidedConfig:
     velocity_weight: float = 0.02
     unbiased_weight: float = 0.05
     mean_weight: float = 0.5  # w_bar of the theorem's unbiasedness constraint E[w] = w_bar
+    # of PARTS. A modality: it is never given; "routing": every weight is mean_weight; "temperature": plain attention
+    without: str | None = None
 
 
 def main() -> None:
@@ -58,6 +61,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--init", type=Path, help="go on from this profile's folder, with the networks named above")
     parser.add_argument("--detail", type=Path, help="detail network of training.coarse --base; absent: that of --init")
+    parser.add_argument("--detail-rate", type=float, default=1.0, help="its share of the learning rate")
+    parser.add_argument("--without", choices=PARTS, help="never use this part: a row of Table 3 (none: no modality)")
     parser.add_argument("--freeze-router", action="store_true", help="after training.router")
     parser.add_argument("--validation", type=Path, help="folder with hr/ and lr_real/")
     parser.add_argument("--validation-limit", type=int)
@@ -77,7 +82,7 @@ def train(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     network, tokenizer = build(args, dataset)
     judge = ImageLosses(ImageLossWeights.from_arguments(args), args.lpips, args.seed)
-    stage = GuidedStage(network, tokenizer, GuidedConfig(), judge, args.seed)
+    stage = GuidedStage(network, tokenizer, GuidedConfig(without=args.without), judge, args.seed)
     rng = np.random.default_rng(args.seed)
 
     def step(_: nn.Module) -> dict[str, Tensor]:
@@ -107,7 +112,9 @@ def train(args: argparse.Namespace) -> None:
         ema_decay=0.998,
         validate_minutes=8,
     )
-    trained = Trainer(network, loop, args.out, args.batch_size, companion=judge.adversary).run(step, validate)
+    rates = {"detail.": args.detail_rate}
+    trainer = Trainer(network, loop, args.out, args.batch_size, companion=judge.adversary, rates=rates)
+    trained = trainer.run(step, validate)
     save(args.out, trained, tokenizer)
 
 
@@ -245,17 +252,16 @@ class GuidedStage:
 
     def image_losses(self, seen: Seen, noisy: Tensor, sigma: Tensor, predicted: Predicted) -> dict[str, Tensor]:
         """Losses of the image that one step from sigma to 0 would give."""
-        codec = self.network.codec
+        codec, lr_image = self.network.codec, inner(seen.lr_image, 4)
         end = noisy - sigma[:, None, None, None] * predicted.velocity
         if self.network.detail is None:
             sr_image = seen.coarse_sr + codec.decode(codec.from_residual(end - seen.start))
         else:
             changes = noisy - seen.start, end - seen.start
-            lr_image = inner(seen.lr_image, 4)
             with half_precision():
                 tokens = predicted.tokens
                 sr_image = self.network.draw(lr_image, seen.upscaled, seen.coarse_sr, changes, tokens, margin=0).float()
-        return self.judge(sr_image, seen.hr_image, seen.upscaled)
+        return self.judge(sr_image, seen.hr_image, lr_image)
 
     def text_ids(self, batch: GuidedBatch) -> Tensor:
         captions = ["" if self.flip(self.config.text_dropout) else caption for caption in batch.captions]
@@ -267,7 +273,9 @@ class GuidedStage:
         noisy, sigma, target = self.noisy_latent(seen)
         with half_precision():
             weights = self.route(seen, modalities) if modalities else {}
-            prepared = self.network.prepare(seen.lr_latent, modalities, weights, self.text_ids(batch))
+            temperature = 1.0 if config.without == "temperature" else None
+            ids = self.text_ids(batch)
+            prepared = self.network.prepare(seen.lr_latent, modalities, weights, ids, temperature=temperature)
             predicted = self.network.predict(noisy, prepared, sigma)
         losses = self.image_losses(seen, noisy, sigma, predicted)
         losses["velocity"] = (self.channel_weight * (predicted.velocity - target).square()).mean()
@@ -288,12 +296,17 @@ class GuidedStage:
         if self.network.reliability is not None:
             with torch.no_grad():
                 tokens = self.network.perception(lr_image).tokens
-        return self.network.weigh(logits, lr_image, modalities, tokens)
+        weights = self.network.weigh(logits, lr_image, modalities, tokens)
+        if self.config.without == "routing":
+            return {name: torch.full_like(weight, self.config.mean_weight) for name, weight in weights.items()}
+        return weights
 
     def drop(self, modalities: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self.flip(self.config.guidance_dropout):
+        """What is left of the modalities after dropout, and without the one that is never given."""
+        if self.flip(self.config.guidance_dropout) or self.config.without == "none":
             return {}
-        return {name: modalities[name] for name in VISUAL_MODALITIES if not self.flip(self.config.modality_dropout)}
+        kept = [name for name in VISUAL_MODALITIES if not self.flip(self.config.modality_dropout)]
+        return {name: modalities[name] for name in kept if name != self.config.without}
 
 
 def inner(image: Tensor, cells: int) -> Tensor:

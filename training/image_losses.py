@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from evaluation.lpips import LpipsSqueeze
+from models.routing.coarse import upscale
 from training.adversarial import Adversary, AdversaryConfig
 from training.losses import (
     charbonnier,
     cleanness,
+    consistency_loss,
     edge_loss,
     grid_loss,
     pattern_loss,
@@ -30,6 +32,7 @@ class ImageLossWeights:
     grid: float = 0.0
     pattern: float = 0.0
     structure: float = 0.0
+    consistency: float = 0.0
     # moves lpips and adversarial to crops whose LR image is clean: there what is sharp can be known, elsewhere it is
     # guessed. In [0, 1]; a crop counts 1 - focus to 1 + focus times by its `cleanness`
     clean_focus: float = 0.0
@@ -57,7 +60,7 @@ ADVERSARY_SIDE = 128  # px of the crop that the adversary sees: it learns faster
 
 
 class ImageLosses:
-    """Called with aligned crops (B, 3, H, W) of SR, HR and upscaled LR; H and W are multiples of 32.
+    """Called with aligned crops of SR and HR (B, 3, H, W), H and W multiples of 32, and of the LR image.
 
     Raises ValueError when LPIPS has a weight and `lpips` names no file.
     """
@@ -70,10 +73,10 @@ class ImageLosses:
         self.adversary = Adversary(AdversaryConfig()) if weights.adversarial > 0 else None
         self.generator = torch.Generator().manual_seed(seed)
 
-    def __call__(self, sr_image: Tensor, hr_image: Tensor, upscaled: Tensor) -> dict[str, Tensor]:
+    def __call__(self, sr_image: Tensor, hr_image: Tensor, lr_image: Tensor) -> dict[str, Tensor]:
         """Every term, and "loss", their weighted sum. With an adversary, that learns from the batch too."""
         weights, losses = self.weights, {"pixel": charbonnier(sr_image, hr_image)}
-        total = losses["pixel"]
+        upscaled, total = upscale(lr_image, sr_image.shape[-1] // lr_image.shape[-1]), losses["pixel"]
         importance = torch.ones(len(sr_image), device=sr_image.device)
         if weights.clean_focus > 0:
             importance = 1 + weights.clean_focus * (2 * cleanness(upscaled, hr_image) - 1)
@@ -81,6 +84,9 @@ class ImageLosses:
             if (weight := getattr(weights, name)) > 0:
                 losses[name] = term(sr_image, hr_image)
                 total = total + weight * losses[name]
+        if weights.consistency > 0:
+            losses["consistency"] = consistency_loss(sr_image, lr_image)
+            total = total + weights.consistency * losses["consistency"]
         if self.perceptual is not None:
             with half_precision():
                 perceptual = robust_perceptual(self.perceptual, sr_image, hr_image, self.generator).float()

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,11 +57,21 @@ class Ema:
                 kept.copy_(new)
 
 
+def group_parameters(network: nn.Module, rates: Mapping[str, float]) -> dict[float, list[nn.Parameter]]:
+    """Trainable parameters by their share of the learning rate; 1 where no prefix of `rates` fits."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            rate = next((rate for prefix, rate in rates.items() if name.startswith(prefix)), 1.0)
+            groups.setdefault(rate, []).append(parameter)
+    return groups
+
+
 class Trainer:
     """Runs `step(network) -> losses` until the schedule ends; the entry "loss" is what is minimised.
 
     Of several processes that train together, only the one with `is_main` writes and prints. They must end together:
-    give `minutes` as infinite.
+    give `minutes` as infinite. `rates`: by the start of a parameter's name, its share of the learning rate.
     """
 
     def __init__(
@@ -72,14 +82,19 @@ class Trainer:
         batch_size: int,
         companion: Stateful | None = None,
         *,
+        rates: Mapping[str, float] | None = None,
         is_main: bool = True,
     ):
         self.network, self.config, self.folder, self.batch_size = network, config, folder, batch_size
         self.companion, self.is_main = companion, is_main
         folder.mkdir(parents=True, exist_ok=True)
-        trainable = [p for p in network.parameters() if p.requires_grad]
+        groups = group_parameters(network, rates or {})
+        self.rates = list(groups)
         self.optimizer = torch.optim.AdamW(
-            trainable, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+            [{"params": parameters} for parameters in groups.values()],
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
         )
         self.ema = Ema(network, config.ema_decay)
         self.step_index, self.elapsed = 0, 0.0
@@ -133,8 +148,8 @@ class Trainer:
         since_log, last_validation, sums, logged = time.monotonic(), self.elapsed, dict[str, float](), self.step_index
         started = time.monotonic() - self.elapsed
         while self.progress < 1.0:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate()
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * self.learning_rate()
             for name, value in self.learn(step).items():
                 sums[name] = sums.get(name, 0.0) + value
             self.elapsed = time.monotonic() - started

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.resize import resize
+
 LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601, of RGB in [0, 1]; the offset has no gradient
 
 
@@ -129,3 +131,13 @@ def structure_loss(sr_image: Tensor, hr_image: Tensor, side: int = 8) -> Tensor:
     c1, c2 = 0.01**2, 0.03**2
     similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
     return 1 - (similarity / ((mean_a.square() + mean_b.square() + c1) * (var_a + var_b + c2))).mean()
+
+
+def consistency_loss(sr_image: Tensor, lr_image: Tensor, floor: float = 1e-5) -> Tensor:
+    """How far the reduced SR image is from the LR image, in decades of mean square error; mean over the batch.
+
+    (B, 3, sH, sW) and (B, 3, H, W) -> a scalar, about -5 to 0: minus a tenth of the PSNR in dB, level from 50 dB on.
+    The logarithm asks most of crops whose LR image is clean; the error itself would ask for noise to be kept.
+    """
+    difference = resize(sr_image, (lr_image.shape[-2], lr_image.shape[-1])) - lr_image
+    return (difference.square().mean((1, 2, 3)) + floor).log10().mean()

@@ -19,8 +19,8 @@ from PIL import Image
 from training.pairs import find_photographs
 
 SIDE = 512
-SCALES = (0.4, 1.0)  # of a piece; half of them are not shrunk
-SHRUNK_SHARE, COLOURED_SHARE = 0.5, 0.5
+SCALES = (0.4, 1.0)  # of a piece; those that are not shrunk have 1
+SHRUNK_SHARE, COLOURED_SHARE = 0.7, 0.5
 GAMMAS = (0.7, 1.4)
 
 

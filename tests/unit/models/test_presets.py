@@ -23,7 +23,7 @@ def upscaler() -> Upscaler:
 
 
 def test_fast_is_the_coarse_network_alone(upscaler, monkeypatch):
-    for part in ("render", "route", "prepare", "velocity"):
+    for part in ("render", "route", "prepare", "predict_from"):
         monkeypatch.setattr(M3ESR, part, lambda *_: pytest.fail("the diffusion ran"))
     lr_image = picture(16, 20)
     result = upscaler.upscale(lr_image, UpscaleOptions(preset="fast", color_correction="none"))

@@ -2,23 +2,25 @@
 
 from dataclasses import replace
 
+import pytest
 from torch import nn
 
+from models.configs import VISUAL_MODALITIES
 from models.network import GUIDES
 from models.routing.coarse import CoarseConfig
 from tests.unit.models.tiny import tiny_upscaler
 from tests.unit.training.test_guided import batch
-from training.denoiser import GuidedConfig, GuidedStage, inner
+from training.denoiser import PARTS, GuidedConfig, GuidedStage, inner
 from training.image_losses import ImageLosses, ImageLossWeights
 
 DETAIL = CoarseConfig(widths=(8, 10, 12), num_blocks=(1, 1, 1), num_guides=GUIDES, token_width=16)
 NEVER = replace(GuidedConfig(), modality_dropout=0.0, guidance_dropout=0.0, velocity_weight=0.0, unbiased_weight=0.0)
 
 
-def stage() -> GuidedStage:
+def stage(without: str | None = None) -> GuidedStage:
     upscaler = tiny_upscaler(detail=DETAIL)
     judge = ImageLosses(ImageLossWeights(), None, seed=0)
-    return GuidedStage(upscaler.network, upscaler.tokenizer, NEVER, judge, seed=0)
+    return GuidedStage(upscaler.network, upscaler.tokenizer, replace(NEVER, without=without), judge, seed=0)
 
 
 def test_the_picture_that_is_drawn_is_judged(monkeypatch):
@@ -37,3 +39,18 @@ def test_transformer_and_experts_learn_through_what_the_detail_network_is_told()
     for part in (network.detail.listen, network.denoiser.transformer_blocks[0].ff, network.fusion.experts["depth"]):
         assert max(float(p.grad.abs().max()) for p in part.parameters() if p.grad is not None) > 0
     assert network.denoiser.proj_out.weight.grad is None or not network.denoiser.proj_out.weight.grad.any()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_is_trained_without_is_never_used(part, monkeypatch):
+    """Table 3 of the paper retrains without each part."""
+    ours, prepared = stage(part), []
+    prepare = ours.network.prepare
+    monkeypatch.setattr(ours.network, "prepare", lambda *a, **k: prepared.append((a, k)) or prepare(*a, **k))
+    ours.losses(batch())
+    (_, modalities, weights, _), options = prepared[0]
+    left = {name for name in VISUAL_MODALITIES if part not in (name, "none")}
+    assert set(modalities) == set(weights) == left
+    is_constant = all(float(w.min()) == float(w.max()) == NEVER.mean_weight for w in weights.values())
+    assert is_constant == (part in ("routing", "none"))
+    assert options["temperature"] == (1.0 if part == "temperature" else None)

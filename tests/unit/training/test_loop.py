@@ -111,3 +111,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         Trainer(nn.Linear(1, 1), config(), tmp_path, batch_size=1).run(broken)
+
+
+def test_parameters_learn_at_their_share_of_the_learning_rate(tmp_path):
+    torch.manual_seed(0)
+    network = nn.ModuleDict({"fast": nn.Linear(1, 1), "slow": nn.Linear(1, 1), "still": nn.Linear(1, 1)})
+    network["still"].requires_grad_(False)
+    before = {name: float(part.weight.detach()) for name, part in network.items()}
+
+    def step(network: nn.Module) -> dict[str, torch.Tensor]:
+        return {"loss": sum(part.weight.sum() for part in network.values())}
+
+    Trainer(network, config(num_steps=10), tmp_path, batch_size=1, rates={"slow.": 0.25}).run(step)
+    moved = {name: before[name] - float(part.weight.detach()) for name, part in network.items()}
+    assert moved["slow"] == pytest.approx(0.25 * moved["fast"], rel=1e-3)  # Adam's steps are as long as the rate
+    assert moved["still"] == 0 < moved["fast"]

@@ -6,9 +6,12 @@ import torch
 import torch.nn.functional as F
 
 from evaluation.metrics import gmsd, ssim_y
+from models.resize import resize
+from models.routing.coarse import upscale
 from training.image_losses import ImageLosses, ImageLossWeights
 from training.losses import (
     cleanness,
+    consistency_loss,
     edge_loss,
     gradient_magnitude,
     grid_loss,
@@ -114,9 +117,30 @@ def test_the_structure_loss_orders_images_as_ssim_does():
     assert np.allclose(losses, 1 - np.array(scores), atol=0.15)
 
 
+def test_the_consistency_loss_is_minus_the_psnr_of_the_reduced_image_in_bels():
+    sr_image = smooth_noise(0, 64)
+    lr_image = resize(sr_image, (16, 16))
+    for decibel in (10, 30):
+        offset = 10 ** (-decibel / 20)
+        assert float(consistency_loss(sr_image, lr_image + offset)) == pytest.approx(-decibel / 10, abs=0.01)
+    assert float(consistency_loss(sr_image, lr_image)) == pytest.approx(-5, abs=0.01)  # met: nothing more to ask
+
+
+def test_the_consistency_loss_asks_more_of_a_clean_crop_than_of_a_noisy_one():
+    sr_image = smooth_noise(0, 64)[:1].repeat(2, 1, 1, 1)
+    lr_image = resize(sr_image, (16, 16))
+    lr_image[1] += 0.1 * torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    sr_image = (sr_image + 0.01).requires_grad_()
+    consistency_loss(sr_image, lr_image).backward()
+    assert sr_image.grad is not None
+    clean, noisy = sr_image.grad.square().mean((1, 2, 3)).sqrt().tolist()
+    assert clean > 4 * noisy
+
+
 def test_the_sum_is_the_weighted_terms_and_terms_without_weight_are_not_computed():
     sr_image, hr_image = smooth_noise(0, 64), smooth_noise(1, 64)
-    losses = ImageLosses(ImageLossWeights(structure=0.5, pattern=2.0), None, seed=0)(sr_image, hr_image, hr_image)
+    lr_image = F.avg_pool2d(hr_image, 4)
+    losses = ImageLosses(ImageLossWeights(structure=0.5, pattern=2.0), None, seed=0)(sr_image, hr_image, lr_image)
     assert set(losses) == {"loss", "pixel", "structure", "pattern"}
     expected = losses["pixel"] + 0.5 * losses["structure"] + 2.0 * losses["pattern"]
     assert float(losses["loss"]) == pytest.approx(float(expected))
@@ -136,17 +160,15 @@ def test_an_image_that_was_only_scaled_down_is_clean_and_one_with_noise_is_not()
 
 
 def test_with_a_clean_focus_the_adversary_pulls_clean_crops_more_and_noisy_ones_less():
-    hr_image = smooth_noise(0, 64)[:1].repeat(2, 1, 1, 1)
-    upscaled = F.interpolate(F.avg_pool2d(hr_image, 4), scale_factor=4)
-    upscaled[1] += 0.2 * torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0)).repeat_interleave(
-        4, -1
-    ).repeat_interleave(4, -2)
+    hr_image = upscale(0.5 + 0.2 * smooth_noise(0, 16)[:1], 4).repeat(2, 1, 1, 1)
+    lr_image = F.avg_pool2d(hr_image, 4)
+    lr_image[1] += 0.2 * torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
 
     def pull(focus: float) -> torch.Tensor:
         """Mean gradient of each crop."""
         torch.manual_seed(0)
         sr_image = hr_image.clone().requires_grad_()  # nothing else pulls at a perfect result
-        ImageLosses(ImageLossWeights(adversarial=1.0, clean_focus=focus), None, seed=0)(sr_image, hr_image, upscaled)[
+        ImageLosses(ImageLossWeights(adversarial=1.0, clean_focus=focus), None, seed=0)(sr_image, hr_image, lr_image)[
             "loss"
         ].backward()
         assert sr_image.grad is not None
