@@ -65,18 +65,20 @@ def load_coarse(path: Path) -> CoarseNetwork:
 class FromBase(nn.Module):
     """A detail network behind its coarse network, which is not trained, as one: LR image -> SR image."""
 
-    def __init__(self, detail: CoarseNetwork, base: CoarseNetwork):
+    def __init__(self, detail: nn.Module, base: CoarseNetwork):
         super().__init__()
-        self.detail, self.base, self.config = detail, base, detail.config
+        self.detail, self.base = detail, base
 
     def forward(self, lr_image: Tensor, margin: int = MARGIN) -> Tensor:
         with torch.no_grad():
             coarse_sr = self.base(lr_image, margin).clamp(0, 1)
-            guides = guide_images(coarse_sr - upscale(lr_image, self.config.scale))
+            guides = guide_images(coarse_sr - upscale(lr_image, self.base.config.scale))
         return self.detail(lr_image, margin, guides)
 
 
-def make_step(args: argparse.Namespace, judge: ImageLosses) -> Callable[[nn.Module], dict[str, Tensor]]:
+def make_step(
+    args: argparse.Namespace, judge: ImageLosses, behind_base: Callable[[nn.Module], nn.Module]
+) -> Callable[[nn.Module], dict[str, Tensor]]:
     """What one step computes: the weighted losses of a batch."""
     dataset, rng = PairDataset(args.pairs), np.random.default_rng(args.seed)
 
@@ -84,7 +86,7 @@ def make_step(args: argparse.Namespace, judge: ImageLosses) -> Callable[[nn.Modu
         lr_image, hr_image = dataset.sample_batch(rng, args.batch_size, args.lr_crop)
         lr_image, hr_image = (x.contiguous(memory_format=torch.channels_last) for x in (lr_image, hr_image))
         with half_precision():
-            sr_image = network(lr_image, margin=0)
+            sr_image = behind_base(network)(lr_image, margin=0)
         return judge(sr_image.float(), hr_image, lr_image)
 
     return step
@@ -92,10 +94,14 @@ def make_step(args: argparse.Namespace, judge: ImageLosses) -> Callable[[nn.Modu
 
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
-    trained_part = start(args.init, DETAIL if args.base else COARSE).to(memory_format=torch.channels_last)
-    network = FromBase(trained_part, load_coarse(args.base)) if args.base else trained_part
+    name, config = ("detail", DETAIL) if args.base else ("coarse", COARSE)
+    base = load_coarse(args.base) if args.base else None
+    network = start(args.init, config).to(memory_format=torch.channels_last)
     judge = ImageLosses(ImageLossWeights.from_arguments(args), args.lpips, args.seed)
-    step = make_step(args, judge)
+
+    def behind_base(trained: nn.Module) -> nn.Module:
+        return FromBase(trained, base) if base is not None else trained
+
     validation = None
     if args.validation and args.lpips:
         validation = Validation(args.validation, args.lpips, args.out / "samples", limit=args.validation_limit)
@@ -109,17 +115,14 @@ def train(args: argparse.Namespace) -> None:
     )
     trainer = Trainer(network, loop, args.out, args.batch_size, companion=judge.adversary)
 
-    name = "detail" if args.base else "coarse"
-
     def save(average: nn.Module) -> None:
-        part = average.detail if args.base else average
-        save_checkpoint(args.out / f"{name}.safetensors", part.state_dict(), part.config)
+        save_checkpoint(args.out / f"{name}.safetensors", average.state_dict(), config)
 
     def validate(average: nn.Module) -> str:
         save(average)
-        return validation(average) if validation else "saved"
+        return validation(behind_base(average)) if validation else "saved"
 
-    save(trainer.run(step, validate))
+    save(trainer.run(make_step(args, judge, behind_base), validate))
 
 
 if __name__ == "__main__":
