@@ -82,16 +82,13 @@ class M3ESR(nn.Module):
             return nullcontext()
         return torch.autocast(self.codec.basis.device.type, self.compute_dtype)
 
-    def estimate(
-        self, lr_image: Tensor, margin: int = MARGIN, mirror_share: float | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def estimate(self, lr_image: Tensor, margin: int = MARGIN) -> tuple[Tensor, Tensor, Tensor]:
         """Up-Scale(x), the coarse SR image (both (B, 3, 4H, 4W)) and U(x) (B, 1, H/4, W/4) of Eq. 13.
 
-        `margin`: see `CoarseNetwork.forward`. `mirror_share`: see `with_mirror`; None is the sampler's.
+        `margin`: see `CoarseNetwork.forward`.
         """
-        share = self.config.sampler.mirror_share if mirror_share is None else mirror_share
         with self.reduced():
-            coarse_sr = with_mirror(self.coarse, lr_image, margin, share).clamp(0, 1)
+            coarse_sr = self.coarse(lr_image, margin).clamp(0, 1)
         upscaled = upscale(lr_image, SCALE)
         return upscaled, coarse_sr, estimate_uncertainty(coarse_sr, upscaled)
 
@@ -188,6 +185,7 @@ class M3ESR(nn.Module):
         changes: tuple[Tensor, Tensor],
         tokens: Tensor,
         margin: int = MARGIN,
+        mirror_share: float = 0.0,
     ) -> Tensor:
         """The clean image (B, 3, 4H, 4W) that a noisy latent is predicted to come from. Needs `config.detail`.
 
@@ -200,13 +198,19 @@ class M3ESR(nn.Module):
                 that the transformer's own velocity leads to.
             tokens: (B, D, H/4, W/4) of `predict`.
             margin: see `CoarseNetwork.forward`.
+            mirror_share: see `with_mirror`; training takes none.
         """
-        if self.detail is None:
+        detail = self.detail
+        if detail is None:
             raise ValueError("this network was built without config.detail")
         decoded = [self.codec.decode(self.codec.from_residual(change)) for change in changes]
         guides = guide_images(coarse_sr - upscaled, *decoded)
+
+        def view(lr: Tensor, guides: Tensor, tokens: Tensor) -> Tensor:
+            return detail(lr, margin, guides, tokens).float()
+
         with self.reduced():
-            return self.detail(lr_image, margin, guides, tokens).float()
+            return with_mirror(view, (lr_image, guides, tokens), mirror_share)
 
     def temperatures(self, sigma: Tensor, constant: float | None = None) -> dict[str, Tensor]:
         """tau_m (B,) per modality at sigma (B,), Eq. 15; or `constant` in its place."""

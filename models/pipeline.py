@@ -181,9 +181,7 @@ class Upscaler:
         """
         network = self.network
         with watch.stage("coarse", 0.0):
-            upscaled, coarse_sr, uncertainty_map = network.estimate(
-                region.lr_image, mirror_share=None if watch.num_steps else 0.0
-            )
+            upscaled, coarse_sr, uncertainty_map = network.estimate(region.lr_image)
             if show_coarse is not None:
                 show_coarse(coarse_sr)
             uncertainty = self.uncertainty_maps(region.lr_image, upscaled, coarse_sr, uncertainty_map)

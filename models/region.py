@@ -132,7 +132,8 @@ def denoise(
         if network.detail is None:
             return predicted.velocity
         changes = noisy_latent - start, noisy_latent - sigma * predicted.velocity - start
-        drawn = network.draw(region.lr_image, upscaled, coarse_sr, changes, predicted.tokens)
+        share = network.config.sampler.mirror_share
+        drawn = network.draw(region.lr_image, upscaled, coarse_sr, changes, predicted.tokens, mirror_share=share)
         clean = network.codec.to_residual(network.codec.encode(drawn), lr_latent)
         return (noisy_latent - clean) / sigma
 

@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.configs import SamplerConfig
 from models.network import GUIDES, guide_images
 from models.pipeline import PATCH
 from models.region import Crops, Region, denoise
+from models.requests import UpscaleOptions
 from models.routing.coarse import CoarseConfig, CoarseNetwork
-from tests.unit.models.tiny import tiny_config, tiny_network
+from tests.unit.models.test_pipeline import picture
+from tests.unit.models.tiny import tiny_config, tiny_network, tiny_upscaler
 from training.widening import widen
 
 PLAIN = CoarseConfig(widths=(8, 10, 12), num_blocks=(1, 1, 1))
@@ -92,7 +95,7 @@ def test_the_flow_ends_at_the_picture_that_was_drawn(monkeypatch, sigmas):
     """If every step draws the same picture, any number of steps gives it, with what the latent cannot hold."""
     sampled = Sampled()
     target = torch.rand(1, 3, 16 * ROWS, 16 * COLUMNS)
-    monkeypatch.setattr(sampled.network, "draw", lambda *_: target)
+    monkeypatch.setattr(sampled.network, "draw", lambda *_, **__: target)
     assert torch.allclose(sampled.sample(sigmas), target, atol=1e-5)
 
 
@@ -101,7 +104,7 @@ def test_a_later_step_sees_the_earlier_ones_picture(monkeypatch):
     sampled, seen = Sampled(), []
     codec, (upscaled, coarse_sr, _) = sampled.network.codec, sampled.estimate
     target = torch.rand(1, 3, 16 * ROWS, 16 * COLUMNS)
-    monkeypatch.setattr(sampled.network, "draw", lambda *given: seen.append(given[3][0]) or target)
+    monkeypatch.setattr(sampled.network, "draw", lambda *given, **_: seen.append(given[3][0]) or target)
     sampled.sample([1.0, 0.25, 0.0])
     noise, later = seen
     assert noise.abs().max() > 0.01
@@ -114,7 +117,9 @@ def test_it_is_told_what_the_transformer_says(monkeypatch):
     """The features that the velocity is read from arrive, place by place, tiles blended."""
     sampled, given = Sampled(), []
     network = sampled.network
-    monkeypatch.setattr(network, "draw", lambda *told: given.append(told) or torch.zeros(1, 3, 16 * ROWS, 16 * COLUMNS))
+    monkeypatch.setattr(
+        network, "draw", lambda *told, **_: given.append(told) or torch.zeros(1, 3, 16 * ROWS, 16 * COLUMNS)
+    )
     sampled.sample([1.0, 0.0])
     _, _, _, (noisy, draft), tokens = given[0]
     assert tokens.shape == (1, 16, ROWS, COLUMNS)
@@ -127,3 +132,29 @@ def test_drawing_without_a_detail_network_is_refused():
     images = torch.rand(1, 3, 64, 64)
     with pytest.raises(ValueError, match="detail"):
         tiny_network().draw(torch.rand(1, 3, 16, 16), images, images, (images, images), images)
+
+
+def test_with_its_mirror_in_equal_parts_mirrored_views_give_the_mirrored_picture():
+    """Alone they do not: what a convolution invents depends on the side it reads from."""
+    network = tiny_network(detail=DETAIL)
+    network.detail = trained(DETAIL)
+    lr_image, tokens = torch.rand(1, 3, 16, 20), torch.rand(1, 16, 4, 5)
+    images = [torch.rand(1, 3, 64, 80) for _ in range(2)]
+    nothing = torch.zeros(1, 64, 8, 10)  # the codec's basis has no mirror image of its own
+
+    def draw(share: float, *, is_mirrored: bool) -> Tensor:
+        views = [x.flip(-1) if is_mirrored else x for x in (lr_image, *images, tokens)]
+        with torch.no_grad():
+            return network.draw(*views[:3], (nothing, nothing), views[3], mirror_share=share)
+
+    for share, is_symmetric in ((0.0, False), (0.3, False), (0.5, True)):
+        plain, mirrored = draw(share, is_mirrored=False), draw(share, is_mirrored=True)
+        assert torch.allclose(plain, mirrored.flip(-1), atol=1e-5) == is_symmetric
+
+
+def test_the_default_draws_with_the_mirror_share_of_the_sampler(monkeypatch):
+    upscaler, shares = tiny_upscaler(detail=DETAIL, sampler=SamplerConfig(num_steps=1, mirror_share=0.4)), []
+    draw = upscaler.network.draw
+    monkeypatch.setattr(upscaler.network, "draw", lambda *a, **k: shares.append(k["mirror_share"]) or draw(*a, **k))
+    upscaler.upscale(picture(16, 20), UpscaleOptions())
+    assert shares == [0.4]

@@ -12,9 +12,8 @@ from models.pipeline import Upscaler, count_steps
 from models.requests import Intervention, UpscaleOptions
 from models.resize import resize
 from models.routing.coarse import upscale
-from models.runs import to_tensor
 from tests.unit.models.test_pipeline import picture
-from tests.unit.models.tiny import tiny_network, tiny_upscaler
+from tests.unit.models.tiny import tiny_upscaler
 
 
 @pytest.fixture(scope="module")
@@ -92,26 +91,6 @@ def test_the_result_is_nearer_to_the_lr_image_by_the_share_of_consistency(upscal
         return float((resize(composed, (32, 32)) - lr).abs().mean())
 
     assert 0.7 < missed(0.3) / missed(0) < 0.85
-
-
-def test_with_its_mirror_in_equal_parts_a_mirrored_image_gives_the_mirrored_coarse_image():
-    """Alone it does not: what a convolution invents depends on the side it reads from."""
-    network = tiny_network()
-    lr_image = to_tensor(picture(16, 20), torch.device("cpu"))
-    for share, is_symmetric in ((0.0, False), (0.3, False), (0.5, True)):
-        with torch.inference_mode():
-            _, plain, _ = network.estimate(lr_image, mirror_share=share)
-            _, mirrored, _ = network.estimate(lr_image.flip(-1), mirror_share=share)
-        assert torch.allclose(plain, mirrored.flip(-1), atol=1e-6) == is_symmetric
-
-
-def test_the_default_looks_at_the_mirror_image_too_and_fast_does_not(monkeypatch):
-    upscaler, calls = tiny_upscaler(sampler=SamplerConfig(num_steps=1, mirror_share=0.4)), []
-    upscaler.network.coarse.register_forward_hook(lambda *_: calls.append(1))
-    for preset, expected in (("balanced", 2), ("fast", 1)):
-        calls.clear()
-        upscaler.upscale(picture(16, 20), UpscaleOptions(preset=preset))
-        assert len(calls) == expected
 
 
 def test_the_share_of_the_flow_scales_what_it_changes():
