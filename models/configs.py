@@ -21,7 +21,8 @@ class SamplerConfig:
 
     num_steps: int = 1  # of the preset balanced; more steps drift away from the LR image: the model card
     best_num_steps: int = 1  # of the preset best
-    mirror_share: float = 0.0  # of the mirror image in what the detail network draws, see `with_mirror`
+    mirror_share: float = 0.0  # largest share of the mirror image in the picture, see `M3ESR.look_in_mirror`
+    mirror_noise: float = 0.01  # deviation of what the coarse image leaves out of the LR image at which half is taken
     flow_share: float = 1.0  # of what the flow changes in the coarse image that is taken
     noise_scale: float = 0.1  # largest deviation of the noise at sigma 1, in units of the whitened residual
     noise_reference: float = 0.05  # uncertainty at which half of it is given; none where the coarse image is sure

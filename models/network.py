@@ -4,10 +4,12 @@ Dimension key, the same in every file: B batch  C channels  H W pixels  h w late
 modality  M modalities  D width  N heads  K head width
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.codec import LappedCodec
@@ -19,13 +21,15 @@ from models.modalities.perception import PerceptionNet
 from models.modalities.rendering import render_depth, render_segmentation
 from models.modalities.text import TextEncoder
 from models.precision import REDUCED, reduce_weights
-from models.routing.coarse import MARGIN, CoarseNetwork, upscale, with_mirror
+from models.resize import resize
+from models.routing.coarse import MARGIN, CoarseNetwork, upscale
 from models.routing.reliability import ModalityReliability
 from models.routing.router import UncertaintyRouter
 from models.routing.uncertainty import estimate_uncertainty
 
 SCALE = 4
 GUIDES = 3  # images that the detail network is shown: see `guide_images`
+NOISE_RADIUS = 8  # LR pixels around one, over which its noise is measured
 GUIDE_GAIN = 4.0  # changes of an image are small beside the LR image that they are shown with
 
 
@@ -46,6 +50,14 @@ class Prepared:
     text_embeddings: Tensor
     pooled: Tensor
     temperature: float | None = None  # instead of Eq. 15, for experiments
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """What the detail network is shown of the mirror image, in the place of the image itself."""
+
+    coarse_sr: Tensor  # (B, 3, 4H, 4W): the coarse image of the mirrored LR image, turned back
+    share: Tensor  # (B, 1, 4H, 4W), in [0, 1]: of the second view in the picture
 
 
 class M3ESR(nn.Module):
@@ -185,7 +197,7 @@ class M3ESR(nn.Module):
         changes: tuple[Tensor, Tensor],
         tokens: Tensor,
         margin: int = MARGIN,
-        mirror_share: float = 0.0,
+        mirror: Mirror | None = None,
     ) -> Tensor:
         """The clean image (B, 3, 4H, 4W) that a noisy latent is predicted to come from. Needs `config.detail`.
 
@@ -198,19 +210,41 @@ class M3ESR(nn.Module):
                 that the transformer's own velocity leads to.
             tokens: (B, D, H/4, W/4) of `predict`.
             margin: see `CoarseNetwork.forward`.
-            mirror_share: see `with_mirror`; training takes none.
+            mirror: the second view, of `look_in_mirror`; training takes none.
         """
         detail = self.detail
         if detail is None:
             raise ValueError("this network was built without config.detail")
         decoded = [self.codec.decode(self.codec.from_residual(change)) for change in changes]
-        guides = guide_images(coarse_sr - upscaled, *decoded)
 
-        def view(lr: Tensor, guides: Tensor, tokens: Tensor) -> Tensor:
-            return detail(lr, margin, guides, tokens).float()
+        def view(coarse: Tensor, turned: Callable[[Tensor], Tensor]) -> Tensor:
+            guides = guide_images(coarse - upscaled, *decoded)
+            return turned(detail(turned(lr_image), margin, turned(guides), turned(tokens)).float())
 
         with self.reduced():
-            return with_mirror(view, (lr_image, guides, tokens), mirror_share)
+            sr_image = view(coarse_sr, lambda image: image)
+            if mirror is None:
+                return sr_image
+            return torch.lerp(sr_image, view(mirror.coarse_sr, point_mirror), mirror.share)
+
+    def look_in_mirror(self, lr_image: Tensor, coarse_sr: Tensor) -> Mirror | None:
+        """The second view of an LR image (B, 3, H, W), given its coarse image; None if the sampler has no share for it.
+
+        A quarter of the geometric self-ensemble (Timofte et al. 2016), ours and not the paper's: what both views agree
+        on stays, what either invents is weakened. Its share grows with the noise, which is what the coarse image leaves
+        out of the LR image: of a clean one little is invented, and the mean would only soften it.
+        """
+        sampler = self.config.sampler
+        if not sampler.mirror_share:
+            return None
+        _, mirrored, _ = self.estimate(point_mirror(lr_image))
+        left_out = (
+            (resize(coarse_sr, (lr_image.shape[-2], lr_image.shape[-1])) - lr_image).square().mean(1, keepdim=True)
+        )
+        variance = F.avg_pool2d(left_out, 2 * NOISE_RADIUS + 1, 1, NOISE_RADIUS, count_include_pad=False)
+        share = sampler.mirror_share * variance / (variance + sampler.mirror_noise**2)
+        size = (coarse_sr.shape[-2], coarse_sr.shape[-1])
+        return Mirror(point_mirror(mirrored), F.interpolate(share, size=size, mode="bilinear", align_corners=False))
 
     def temperatures(self, sigma: Tensor, constant: float | None = None) -> dict[str, Tensor]:
         """tau_m (B,) per modality at sigma (B,), Eq. 15; or `constant` in its place."""
@@ -219,6 +253,11 @@ class M3ESR(nn.Module):
         with self.reduced():
             embedding = self.denoiser.time_embedding(1000 * sigma)
         return self.fusion.temperatures(sigma, embedding.float())
+
+
+def point_mirror(image: Tensor) -> Tensor:
+    """(B, C, H, W) mirrored at its centre, which is a turn by 180 degrees."""
+    return image.flip((-1, -2))
 
 
 def guide_images(coarse: Tensor, noisy: Tensor | None = None, draft: Tensor | None = None) -> Tensor:
@@ -230,4 +269,4 @@ def guide_images(coarse: Tensor, noisy: Tensor | None = None, draft: Tensor | No
 def resize_map(rendered: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(rendered.shape[-2:]) == size:
         return rendered
-    return torch.nn.functional.interpolate(rendered, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(rendered, size=size, mode="bilinear", align_corners=False)

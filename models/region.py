@@ -124,6 +124,7 @@ def denoise(
     lr_latent = network.codec.encode(upscaled)
     start = network.codec.to_residual(network.codec.encode(coarse_sr), lr_latent)
     noisy = start + noise_deviation(network.config.sampler, uncertainty_map) * region.noise
+    mirror = network.look_in_mirror(region.lr_image, coarse_sr) if network.detail is not None else None
     drawn: Tensor | None = None
 
     def velocity(noisy_latent: Tensor, sigma: float) -> Tensor:
@@ -132,8 +133,7 @@ def denoise(
         if network.detail is None:
             return predicted.velocity
         changes = noisy_latent - start, noisy_latent - sigma * predicted.velocity - start
-        share = network.config.sampler.mirror_share
-        drawn = network.draw(region.lr_image, upscaled, coarse_sr, changes, predicted.tokens, mirror_share=share)
+        drawn = network.draw(region.lr_image, upscaled, coarse_sr, changes, predicted.tokens, mirror=mirror)
         clean = network.codec.to_residual(network.codec.encode(drawn), lr_latent)
         return (noisy_latent - clean) / sigma
 

@@ -5,11 +5,9 @@ uncertainty map (Eq. 13). It is also where the sampler starts. Real-ESRGAN's own
 The same U-Net, shown more than the LR image, draws the details of each denoising step (`M3ESR.draw`).
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -129,16 +127,6 @@ class CoarseNetwork(nn.Module):
         for up, decoder in zip(reversed(self.ups), reversed(self.decoders), strict=True):
             x = decoder(F.pixel_shuffle(up(x), 2) + skips.pop())
         return x
-
-
-def with_mirror(draw: Callable[..., Tensor], images: Sequence[Tensor], share: float = 0.5) -> Tensor:
-    """What `draw` makes of images (B, C, H, W) of one place, and to a `share` in [0, 1] of their mirror images.
-
-    Half of the geometric self-ensemble (Timofte et al. 2016), ours and not the paper's: what both views agree on stays,
-    what either invents is weakened. At 0 the mirror images are not looked at; above, it takes twice the time.
-    """
-    sr_image = draw(*images)
-    return torch.lerp(sr_image, draw(*(image.flip(-1) for image in images)).flip(-1), share) if share else sr_image
 
 
 def reconcile(sr_image: Tensor, lr_image: Tensor, trust: Tensor | float) -> Tensor:

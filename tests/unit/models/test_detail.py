@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from models.configs import SamplerConfig
-from models.network import GUIDES, guide_images
+from models.network import GUIDES, M3ESR, Mirror, guide_images, point_mirror
 from models.pipeline import PATCH
 from models.region import Crops, Region, denoise
 from models.requests import UpscaleOptions
+from models.resize import resize
 from models.routing.coarse import CoarseConfig, CoarseNetwork
 from tests.unit.models.test_pipeline import picture
 from tests.unit.models.tiny import tiny_config, tiny_network, tiny_upscaler
@@ -134,27 +135,47 @@ def test_drawing_without_a_detail_network_is_refused():
         tiny_network().draw(torch.rand(1, 3, 16, 16), images, images, (images, images), images)
 
 
-def test_with_its_mirror_in_equal_parts_mirrored_views_give_the_mirrored_picture():
-    """Alone they do not: what a convolution invents depends on the side it reads from."""
+def mirrored_drawing(network: M3ESR, share: float, turned: bool) -> Tensor:
+    """What is drawn with a second view of this share everywhere; with `turned` of everything turned by 180 degrees."""
+    generator = torch.Generator().manual_seed(3)
+    shapes = ((1, 3, 16, 20), (1, 3, 64, 80), (1, 3, 64, 80), (1, 3, 64, 80), (1, 16, 4, 5))
+    lr_image, upscaled, coarse_sr, other, tokens = (torch.rand(shape, generator=generator) for shape in shapes)
+    if turned:  # the two coarse images change places: one was made of the image as it is, the other of its mirror image
+        lr_image, upscaled, tokens = (point_mirror(image) for image in (lr_image, upscaled, tokens))
+        coarse_sr, other = point_mirror(other), point_mirror(coarse_sr)
+    nothing = torch.zeros(1, 64, 8, 10)  # the codec's basis has no mirror image of its own
+    mirror = Mirror(other, torch.full((1, 1, 64, 80), share))
+    with torch.no_grad():
+        return network.draw(lr_image, upscaled, coarse_sr, (nothing, nothing), tokens, mirror=mirror)
+
+
+@pytest.mark.parametrize(("share", "is_symmetric"), [(0.0, False), (0.3, False), (0.5, True)])
+def test_with_its_mirror_image_in_equal_parts_a_turned_image_gives_the_turned_picture(share, is_symmetric):
+    """Alone it does not: what a convolution invents depends on the side it reads from."""
     network = tiny_network(detail=DETAIL)
     network.detail = trained(DETAIL)
-    lr_image, tokens = torch.rand(1, 3, 16, 20), torch.rand(1, 16, 4, 5)
-    images = [torch.rand(1, 3, 64, 80) for _ in range(2)]
-    nothing = torch.zeros(1, 64, 8, 10)  # the codec's basis has no mirror image of its own
-
-    def draw(share: float, *, is_mirrored: bool) -> Tensor:
-        views = [x.flip(-1) if is_mirrored else x for x in (lr_image, *images, tokens)]
-        with torch.no_grad():
-            return network.draw(*views[:3], (nothing, nothing), views[3], mirror_share=share)
-
-    for share, is_symmetric in ((0.0, False), (0.3, False), (0.5, True)):
-        plain, mirrored = draw(share, is_mirrored=False), draw(share, is_mirrored=True)
-        assert torch.allclose(plain, mirrored.flip(-1), atol=1e-5) == is_symmetric
+    plain, turned = (mirrored_drawing(network, share, turned) for turned in (False, True))
+    assert torch.allclose(plain, point_mirror(turned), atol=1e-5) == is_symmetric
 
 
-def test_the_default_draws_with_the_mirror_share_of_the_sampler(monkeypatch):
-    upscaler, shares = tiny_upscaler(detail=DETAIL, sampler=SamplerConfig(num_steps=1, mirror_share=0.4)), []
+def test_the_second_view_takes_part_where_the_coarse_image_leaves_noise_out():
+    network = tiny_network(detail=DETAIL, sampler=SamplerConfig(mirror_share=0.4, mirror_noise=0.01))
+    coarse_sr = torch.rand(1, 3, 16, 32).repeat_interleave(8, -1).repeat_interleave(8, -2)
+    lr_image = resize(coarse_sr, (32, 64))
+    lr_image[..., 40:] += 0.01 * torch.randn(1, 3, 32, 24).sign()
+    mirror = network.look_in_mirror(lr_image, coarse_sr)
+    assert mirror.share.shape == (1, 1, 128, 256)
+    assert mirror.share[..., :120].max() < 1e-6
+    assert torch.allclose(mirror.share[..., 200:], torch.tensor(0.2), atol=1e-3)  # half of the largest at mirror_noise
+    with torch.no_grad():
+        assert torch.equal(point_mirror(mirror.coarse_sr), network.estimate(point_mirror(lr_image))[1])
+    network.config = replace(network.config, sampler=SamplerConfig())
+    assert network.look_in_mirror(lr_image, coarse_sr) is None
+
+
+def test_the_picture_is_drawn_with_the_second_view(monkeypatch):
+    upscaler, mirrors = tiny_upscaler(detail=DETAIL, sampler=SamplerConfig(num_steps=1, mirror_share=0.4)), []
     draw = upscaler.network.draw
-    monkeypatch.setattr(upscaler.network, "draw", lambda *a, **k: shares.append(k["mirror_share"]) or draw(*a, **k))
+    monkeypatch.setattr(upscaler.network, "draw", lambda *a, **k: mirrors.append(k["mirror"]) or draw(*a, **k))
     upscaler.upscale(picture(16, 20), UpscaleOptions())
-    assert shares == [0.4]
+    assert 0 < float(mirrors[0].share.max()) <= 0.4
