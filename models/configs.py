@@ -19,7 +19,7 @@ MODALITIES = (*VISUAL_MODALITIES, "text")
 class SamplerConfig:
     """How `compact` is sampled: a flow from the coarse image plus a little noise (sigma 1) to the SR image."""
 
-    num_steps: int = 1  # of the preset balanced; more steps drift away from the LR image: the model card
+    num_steps: int = 1  # of the preset balanced; more steps bring next to nothing: the model card
     best_num_steps: int = 1  # of the preset best
     mirror_share: float = 0.0  # largest share of the mirror image in the picture, see `M3ESR.look_in_mirror`
     mirror_noise: float = 0.01  # deviation of what the coarse image leaves out of the LR image at which half is taken
