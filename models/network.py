@@ -21,8 +21,7 @@ from models.modalities.perception import PerceptionNet
 from models.modalities.rendering import render_depth, render_segmentation
 from models.modalities.text import TextEncoder
 from models.precision import REDUCED, reduce_weights
-from models.resize import resize
-from models.routing.coarse import MARGIN, CoarseNetwork, upscale
+from models.routing.coarse import MARGIN, CoarseNetwork, missed, upscale
 from models.routing.reliability import ModalityReliability
 from models.routing.router import UncertaintyRouter
 from models.routing.uncertainty import estimate_uncertainty
@@ -99,10 +98,13 @@ class M3ESR(nn.Module):
 
         `margin`: see `CoarseNetwork.forward`.
         """
-        with self.reduced():
-            coarse_sr = self.coarse(lr_image, margin).clamp(0, 1)
-        upscaled = upscale(lr_image, SCALE)
+        coarse_sr, upscaled = self.coarse_image(lr_image, margin), upscale(lr_image, SCALE)
         return upscaled, coarse_sr, estimate_uncertainty(coarse_sr, upscaled)
+
+    def coarse_image(self, lr_image: Tensor, margin: int = MARGIN) -> Tensor:
+        """(B, 3, H, W) -> (B, 3, 4H, 4W) in [0, 1]."""
+        with self.reduced():
+            return self.coarse(lr_image, margin).clamp(0, 1)
 
     def latents(self, upscaled: Tensor, coarse_sr: Tensor) -> tuple[Tensor, Tensor]:
         """(normalised LR latent, whitened residual of the coarse image against it): where the flow starts."""
@@ -235,16 +237,14 @@ class M3ESR(nn.Module):
         out of the LR image: of a clean one little is invented, and the mean would only soften it.
         """
         sampler = self.config.sampler
-        if not sampler.mirror_share:
+        if self.detail is None or not sampler.mirror_share:
             return None
-        _, mirrored, _ = self.estimate(point_mirror(lr_image))
-        left_out = (
-            (resize(coarse_sr, (lr_image.shape[-2], lr_image.shape[-1])) - lr_image).square().mean(1, keepdim=True)
-        )
-        variance = F.avg_pool2d(left_out, 2 * NOISE_RADIUS + 1, 1, NOISE_RADIUS, count_include_pad=False)
+        mirrored = point_mirror(self.coarse_image(point_mirror(lr_image)))
+        power = missed(coarse_sr, lr_image).square().mean(1, keepdim=True)
+        variance = F.avg_pool2d(power, 2 * NOISE_RADIUS + 1, 1, NOISE_RADIUS, count_include_pad=False)
         share = sampler.mirror_share * variance / (variance + sampler.mirror_noise**2)
         size = (coarse_sr.shape[-2], coarse_sr.shape[-1])
-        return Mirror(point_mirror(mirrored), F.interpolate(share, size=size, mode="bilinear", align_corners=False))
+        return Mirror(mirrored, F.interpolate(share, size=size, mode="bilinear", align_corners=False))
 
     def temperatures(self, sigma: Tensor, constant: float | None = None) -> dict[str, Tensor]:
         """tau_m (B,) per modality at sigma (B,), Eq. 15; or `constant` in its place."""

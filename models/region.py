@@ -124,7 +124,7 @@ def denoise(
     lr_latent = network.codec.encode(upscaled)
     start = network.codec.to_residual(network.codec.encode(coarse_sr), lr_latent)
     noisy = start + noise_deviation(network.config.sampler, uncertainty_map) * region.noise
-    mirror = network.look_in_mirror(region.lr_image, coarse_sr) if network.detail is not None else None
+    mirror = network.look_in_mirror(region.lr_image, coarse_sr)
     drawn: Tensor | None = None
 
     def velocity(noisy_latent: Tensor, sigma: float) -> Tensor:

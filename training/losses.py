@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.resize import resize
+from models.routing.coarse import missed
 
 LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601, of RGB in [0, 1]; the offset has no gradient
 
@@ -139,5 +139,4 @@ def consistency_loss(sr_image: Tensor, lr_image: Tensor, floor: float = 1e-5) ->
     (B, 3, sH, sW) and (B, 3, H, W) -> a scalar, about -5 to 0: minus a tenth of the PSNR in dB, level from 50 dB on.
     The logarithm asks most of crops whose LR image is clean; the error itself would ask for noise to be kept.
     """
-    difference = resize(sr_image, (lr_image.shape[-2], lr_image.shape[-1])) - lr_image
-    return (difference.square().mean((1, 2, 3)) + floor).log10().mean()
+    return (missed(sr_image, lr_image).square().mean((1, 2, 3)) + floor).log10().mean()

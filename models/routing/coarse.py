@@ -136,8 +136,12 @@ def reconcile(sr_image: Tensor, lr_image: Tensor, trust: Tensor | float) -> Tens
     pixel is clean and must be met, 0 where it is noise. Ours: the paper has no such step.
     """
     scale = sr_image.shape[-1] // lr_image.shape[-1]
-    reduced = resize(sr_image, (lr_image.shape[-2], lr_image.shape[-1]))
-    return sr_image + upscale(trust * (lr_image - reduced), scale)
+    return sr_image + upscale(trust * missed(sr_image, lr_image), scale)
+
+
+def missed(sr_image: Tensor, lr_image: Tensor) -> Tensor:
+    """The LR image (B, 3, H, W) less the reduced SR image (B, 3, sH, sW): what the SR image left out, noise or not."""
+    return lr_image - resize(sr_image, (lr_image.shape[-2], lr_image.shape[-1]))
 
 
 def upscale(lr_image: Tensor, scale: int) -> Tensor:
