@@ -64,16 +64,18 @@ def flop_counter() -> FlopCounterMode:
 
 
 def make_inputs(
-    config: DenoiserConfig, batch: int, device: torch.device, dtype: torch.dtype
+    config: DenoiserConfig, batch: int, device: torch.device, dtype: torch.dtype, side: int | None = None
 ) -> dict[str, torch.Tensor]:
+    """Random arguments of a pass, by name; side: of the latents [cells], `SIDE` if not given."""
     generator = torch.Generator().manual_seed(0)
+    side = side or SIDE
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(batch, *shape, generator=generator).to(device, dtype)
 
     return {
-        "noisy": draw(config.in_channels, SIDE, SIDE),
-        "lr": draw(config.in_channels, SIDE, SIDE),
+        "noisy": draw(config.in_channels, side, side),
+        "lr": draw(config.in_channels, side, side),
         "text": draw(TEXT_TOKENS, config.joint_attention_dim),
         "pooled": draw(config.pooled_projection_dim),
         "timestep": torch.full((batch,), 500.0, device=device),
@@ -94,10 +96,16 @@ def build_ours(config: DenoiserConfig, device: torch.device, dtype: torch.dtype,
     return network
 
 
-def runs(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
-    """What is timed, by name; `stock` first."""
-    config = FULL if arguments.full else SMALL
-    inputs = make_inputs(config, arguments.batch, device, dtype)
+def runs(
+    arguments: argparse.Namespace,
+    device: torch.device,
+    dtype: torch.dtype,
+    config: DenoiserConfig | None = None,
+    side: int | None = None,
+) -> dict[str, Callable[[], object]]:
+    """What is timed, by name; `stock` first. config, side [cells]: other sizes than the command's own."""
+    config = config or (FULL if arguments.full else SMALL)
+    inputs = make_inputs(config, arguments.batch, device, dtype, side)
     noisy, lr, text, pooled, timestep = inputs.values()
     with device:
         stock = stock_transformer(config).to(device, dtype).eval().requires_grad_(False)
