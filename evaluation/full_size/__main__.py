@@ -12,12 +12,13 @@ import faulthandler
 import gc
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.full_size.record import Record, Section
+from evaluation.full_size.record import Deadline, Record, Row, Section
 
 if TYPE_CHECKING:
     from evaluation.full_size.setting import Setting
@@ -40,14 +41,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def sections(setting: "Setting") -> list[Section]:
-    from evaluation.full_size import numerics, passes, profile, training_cost, vae
+    """A module is imported when its section begins: what it lacks is that section's error."""
+
+    def rows(module: str) -> Callable[[Deadline], Generator[Row, None, None]]:
+        return lambda deadline: import_module(f"evaluation.full_size.{module}").rows(setting, deadline)
 
     return [
-        Section("numerics", partial(numerics.rows, setting), budget=20),
-        Section("passes", partial(passes.rows, setting), budget=22),
-        Section("profile", partial(profile.rows, setting), budget=32),
-        Section("vae", partial(vae.rows, setting), budget=8, least=1),
-        Section("training", partial(training_cost.rows, setting), budget=25, least=6),
+        Section("numerics", rows("numerics"), budget=20),
+        Section("passes", rows("passes"), budget=22),
+        Section("profile", rows("profile"), budget=32),
+        Section("vae", rows("vae"), budget=8, least=1),
+        Section("training", rows("training_cost"), budget=25, least=6),
     ]
 
 
@@ -70,10 +74,8 @@ def main(arguments: Sequence[str] | None = None, started: float | None = None) -
     import torch
 
     from evaluation.full_size.setting import TINY, Setting, Size
-    from models.backbones.published_files import silence_libraries
     from models.runs import resolve_device
 
-    silence_libraries()
     try:
         device = resolve_device(chosen.device)
     except ValueError as error:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from evaluation.memory import SD35, quality_parts
-from evaluation.speed import SIDE, synchronise
+from evaluation.speed import FULL, SIDE, synchronise
+from models.backbones.dit4sr import TABLE_SIDE
 from models.backbones.sizes import PROCESS_SIDE
 from models.backbones.stock import StockSizes, stock_clip, stock_t5, stock_vae
 from models.denoising.config import DenoiserConfig
@@ -18,11 +18,14 @@ from models.fusion.joint import JointFusion, JointFusionConfig
 from models.routing.realesrgan import RRDBNet, RRDBNetConfig
 
 
+DENOISER = replace(FULL, pos_embed_max_size=TABLE_SIDE, fused=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Size:
     """Of all networks and pictures; the defaults are the profile's. small, large: sides of LR images [px]."""
 
-    denoiser: DenoiserConfig = field(default_factory=lambda: replace(SD35, fused=True))
+    denoiser: DenoiserConfig = DENOISER
     stock: StockSizes = field(default_factory=StockSizes)
     fusion: JointFusionConfig = field(default_factory=JointFusionConfig)
     coarse: RRDBNetConfig = field(default_factory=RRDBNetConfig)
@@ -35,14 +38,13 @@ class Size:
 
 TINY = Size(
     denoiser=replace(
-        SD35,
+        DENOISER,
         num_layers=2,
         attention_head_dim=8,
         num_attention_heads=2,
         joint_attention_dim=32,
         pooled_projection_dim=32,
         dual_attention_layers=(0,),
-        fused=True,
     ),
     stock=StockSizes(
         vae_channels=(8, 8, 8, 8), norm_groups=4, clip_l=(16, 2, 2), clip_big_g=(16, 2, 2), t5=(32, 2, 2, 32)
@@ -76,6 +78,8 @@ class Setting:
     def computed_weights(self) -> dict[str, int]:
         """Bytes of the profile's networks by name: as evaluation.memory computes them, without the extractors."""
         if self.is_real:
+            from evaluation.memory import quality_parts  # with diffusers, which not every section needs
+
             return {part.name: part.num_bytes for part in quality_parts(fused=True) if part.name != "extractors"}
         size, width = self.size, self.dtype.itemsize
         builds: dict[str, Callable[[], nn.Module]] = {
