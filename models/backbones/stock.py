@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+CPU = torch.device("cpu")  # while a library is imported, which makes tensors of its own
+
 
 @dataclass(frozen=True, kw_only=True)
 class StockSizes:
@@ -26,7 +28,8 @@ class StockSizes:
 
 def stock_vae(sizes: StockSizes) -> Any:
     """diffusers' AutoencoderKL, float32 on torch's default device."""
-    from diffusers import AutoencoderKL
+    with CPU:
+        from diffusers import AutoencoderKL
 
     num_levels = len(sizes.vae_channels)
     return AutoencoderKL(
@@ -45,7 +48,8 @@ def stock_vae(sizes: StockSizes) -> Any:
 
 def stock_clip(width: int, num_layers: int, num_heads: int) -> Any:
     """transformers' CLIP text model with its projection."""
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+    with CPU:
+        from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
@@ -60,7 +64,8 @@ def stock_clip(width: int, num_layers: int, num_heads: int) -> Any:
 
 def stock_t5(width: int, num_layers: int, num_heads: int, hidden: int) -> Any:
     """transformers' T5 encoder, version 1.1."""
-    from transformers import T5Config, T5EncoderModel
+    with CPU:
+        from transformers import T5Config, T5EncoderModel
 
     return T5EncoderModel(
         T5Config(

@@ -2,12 +2,17 @@
 
 from typing import Any
 
+import torch
+
 from models.denoising.config import DenoiserConfig
+
+CPU = torch.device("cpu")  # while a library is imported, which makes tensors of its own
 
 
 def stock_transformer(config: DenoiserConfig) -> Any:
     """diffusers' SD3Transformer2DModel of `config`: no LR group, no fused group. Random weights."""
-    from diffusers import SD3Transformer2DModel
+    with CPU:
+        from diffusers import SD3Transformer2DModel
 
     return SD3Transformer2DModel(
         sample_size=config.sample_size,
