@@ -84,11 +84,12 @@ def rounded_inputs(config: DenoiserConfig, batch: int, setting: Setting) -> dict
 def rows(setting: Setting, deadline: Deadline) -> Iterator[Row]:
     """Relative errors of the velocity of a guidance batch (2) at timestep 500."""
     config, device = setting.size.denoiser, setting.device
-    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         network, inputs = random_denoiser(config, device), rounded_inputs(config, 2, setting)
         tokens = torch.randn_like(network.embed_latent(inputs["lr"])).bfloat16().float()
         exact = answers(network, inputs, tokens)
-        told = f"{config.num_layers} layers of width {config.width}; velocity's deviation {exact['alone'].std():.2f}"
+        deviation = float(exact["alone"].std())
+        told = f"{config.num_layers} layers of width {config.width}; the velocity's deviation {deviation:.2f}"
         yield Row("what the fused group changes", "share", relative_error(exact["fused"], exact["alone"]), note=told)
         for name, dtype in DTYPES.items():
             yield from compare(f"{name} merged", answers(in_precision(network, dtype), inputs, tokens), exact)

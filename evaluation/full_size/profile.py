@@ -151,8 +151,7 @@ def rows(setting: Setting, deadline: Deadline) -> Generator[Row, None, None]:
         before = allocated(setting.device)
         networks[name] = make()
         found = weight_bytes(networks[name], setting.device, before)
-        note = "its projections merged, which the computed are not" if name == "DiT4SR" else ""
-        yield Row(f"weights: {name}", "GiB", found / GIB, computed[name] / GIB, note)
+        yield Row(f"weights: {name}", "GiB", found / GIB, computed[name] / GIB)
     upscaler, weights = assemble(networks, setting), sum(computed.values())
     upscale(upscaler, size.small, UpscaleOptions(num_steps=NUM_WARM), StageMeter(setting.device, deadline))
     for words, options in {

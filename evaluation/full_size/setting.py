@@ -17,7 +17,6 @@ from models.fusion.experts import FusionConfig
 from models.fusion.joint import JointFusion, JointFusionConfig
 from models.routing.realesrgan import RRDBNet, RRDBNetConfig
 
-
 DENOISER = replace(FULL, pos_embed_max_size=TABLE_SIDE, fused=True)
 
 

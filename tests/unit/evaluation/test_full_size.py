@@ -11,7 +11,14 @@ import torch
 from evaluation import memory, speed
 from evaluation.full_size import __main__ as command
 from evaluation.full_size import profile, setting, training_cost
-from evaluation.full_size.numerics import answers, in_precision, random_denoiser, relative_error, rounded_inputs
+from evaluation.full_size.numerics import (
+    against_the_cpu,
+    answers,
+    in_precision,
+    random_denoiser,
+    relative_error,
+    rounded_inputs,
+)
 from evaluation.full_size.profile import StageMeter
 from evaluation.full_size.record import Deadline, OutOfTimeError, Record, Row, Section
 from evaluation.full_size.setting import TINY, Setting, Size
@@ -101,6 +108,13 @@ def test_the_error_of_half_precision_is_that_of_the_same_weights():
             for dtype in (torch.float32, torch.float16, torch.bfloat16)
         ]
     assert errors[0] < 1e-5 < errors[1] < 4e-3 < errors[2] < 3e-2
+
+
+def test_one_device_agrees_with_itself(monkeypatch):
+    monkeypatch.setattr(Setting, "is_real", True)  # on a CPU there is nothing to compare, and no row
+    rows = list(against_the_cpu(DRY))
+    assert len(rows) == 2
+    assert all(row.measured < 1e-5 and "2 layers" in row.name for row in rows)
 
 
 def test_what_is_not_finite_has_no_error():
