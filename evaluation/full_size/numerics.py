@@ -81,12 +81,19 @@ def rounded_inputs(config: DenoiserConfig, batch: int, setting: Setting) -> dict
     return {name: value.float() for name, value in inputs.items()}
 
 
+def random_tokens(network: DiffusionTransformer, inputs: dict[str, Tensor]) -> Tensor:
+    """Fused tokens (B, P, D), rounded to bfloat16."""
+    patches = network.embed_latent(inputs["lr"])
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(patches.shape, generator=generator).bfloat16().to(patches)
+
+
 def rows(setting: Setting, deadline: Deadline) -> Iterator[Row]:
     """Relative errors of the velocity of a guidance batch (2) at timestep 500."""
     config, device = setting.size.denoiser, setting.device
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         network, inputs = random_denoiser(config, device), rounded_inputs(config, 2, setting)
-        tokens = torch.randn_like(network.embed_latent(inputs["lr"])).bfloat16().float()
+        tokens = random_tokens(network, inputs)
         exact = answers(network, inputs, tokens)
         deviation = float(exact["alone"].std())
         told = f"{config.num_layers} layers of width {config.width}; the velocity's deviation {deviation:.2f}"
@@ -104,7 +111,7 @@ def against_the_cpu(setting: Setting) -> Iterator[Row]:
         return
     config = replace(setting.size.denoiser, num_layers=SHALLOW, dual_attention_layers=(0,))
     network, inputs = random_denoiser(config, setting.device), rounded_inputs(config, 1, setting)
-    tokens = torch.randn_like(network.embed_latent(inputs["lr"]))
+    tokens = random_tokens(network, inputs)
     found = answers(in_precision(network, torch.float32), inputs, tokens)
     on_cpu = in_precision(network.cpu(), torch.float32)
     on_cpu.pack_for_cpu()

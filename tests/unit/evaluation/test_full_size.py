@@ -16,6 +16,7 @@ from evaluation.full_size.numerics import (
     answers,
     in_precision,
     random_denoiser,
+    random_tokens,
     relative_error,
     rounded_inputs,
 )
@@ -97,7 +98,7 @@ def test_a_row_tells_measured_and_computed_side_by_side():
 def test_the_error_of_half_precision_is_that_of_the_same_weights():
     network = random_denoiser(TINY.denoiser, CPU)
     inputs = rounded_inputs(TINY.denoiser, 2, DRY)
-    tokens = network.embed_latent(inputs["lr"]).bfloat16().float()
+    tokens = random_tokens(network, inputs)
     for parameter in network.parameters():
         assert torch.equal(parameter, parameter.bfloat16().float())
         assert parameter.abs().max() > 0  # a gate at zero would hide what lies behind it
