@@ -46,8 +46,8 @@ class PatchDiscriminator(nn.Module):
 class Adversary:
     """The discriminator with its optimizer. Hinge loss on pairs, relativistic on average for the generator's part."""
 
-    def __init__(self, config: AdversaryConfig):
-        self.network = PatchDiscriminator(config).to(memory_format=torch.channels_last)
+    def __init__(self, config: AdversaryConfig, device: torch.device | str = "cpu"):
+        self.network = PatchDiscriminator(config).to(device, memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, betas=(0.5, 0.99))
 
     def improve(self, sr_image: Tensor, hr_image: Tensor, upscaled: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Stage 1: the coarse network, first on Charbonnier alone, then with perceptual and adversarial terms.
 
-python -m training.coarse --pairs DIR --out DIR [--init FILE] [--validation DIR --lpips FILE] [--minutes N]
+python -m training.coarse (--pairs DIR | --photographs DIR) --out DIR [--init FILE]
+    [--validation DIR --lpips FILE] [--minutes N]
 
 With --base FILE instead the detail network (stage 3a), which starts from that frozen coarse network's image; what the
 transformer tells it joins in `training.denoiser`.
@@ -21,17 +22,19 @@ from models.network import GUIDES, guide_images
 from models.routing.coarse import MARGIN, CoarseConfig, CoarseNetwork, upscale
 from training.image_losses import ImageLosses, ImageLossWeights, half_precision
 from training.loop import LoopConfig, Trainer
-from training.pairs import PairDataset
+from training.stream import add_source_arguments, open_pairs
 from training.validation import Validation
 from training.widening import widen
 
-COARSE = CoarseConfig(widths=(48, 96, 192), num_blocks=(2, 2, 6), has_consistency=True)
-DETAIL = replace(COARSE, num_blocks=(2, 2, 10), num_guides=GUIDES, token_width=COMPACT_DENOISER.width)
+COARSE = CoarseConfig(widths=(64, 128, 192), num_blocks=(2, 2, 6), has_consistency=True)
+DETAIL = replace(COARSE, num_guides=GUIDES, token_width=COMPACT_DENOISER.width)
+# what the coarse network is trained for: near the photograph, and only a little sharper than it can be sure of
+FAITHFUL = ImageLossWeights(lpips=0.05, edge=0.1, grid=0.05, structure=0.3, pattern=0.3)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, required=True, help="folder made by training.pairs")
+    add_source_arguments(parser)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--validation", type=Path, help="folder with hr/ and lr_real/")
     parser.add_argument("--validation-limit", type=int, help="score only this many of its images")
@@ -80,12 +83,13 @@ def make_step(
     args: argparse.Namespace, judge: ImageLosses, behind_base: Callable[[nn.Module], nn.Module]
 ) -> Callable[[nn.Module], dict[str, Tensor]]:
     """What one step computes: the weighted losses of a batch."""
-    dataset, rng = PairDataset(args.pairs), np.random.default_rng(args.seed)
+    dataset, rng = open_pairs(args), np.random.default_rng(args.seed)
 
     def step(network: nn.Module) -> dict[str, Tensor]:
         lr_image, hr_image = dataset.sample_batch(rng, args.batch_size, args.lr_crop)
-        lr_image, hr_image = (x.contiguous(memory_format=torch.channels_last) for x in (lr_image, hr_image))
-        with half_precision():
+        layout = {"device": args.device, "memory_format": torch.channels_last}
+        lr_image, hr_image = lr_image.to(**layout), hr_image.to(**layout)
+        with half_precision(args.device):
             sr_image = behind_base(network)(lr_image, margin=0)
         return judge(sr_image.float(), hr_image, lr_image)
 
@@ -95,9 +99,9 @@ def make_step(
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     name, config = ("detail", DETAIL) if args.base else ("coarse", COARSE)
-    base = load_coarse(args.base) if args.base else None
-    network = start(args.init, config).to(memory_format=torch.channels_last)
-    judge = ImageLosses(ImageLossWeights.from_arguments(args), args.lpips, args.seed)
+    base = load_coarse(args.base).to(args.device) if args.base else None
+    network = start(args.init, config).to(args.device, memory_format=torch.channels_last)
+    judge = ImageLosses(ImageLossWeights.from_arguments(args), args.lpips, args.seed, args.device)
 
     def behind_base(trained: nn.Module) -> nn.Module:
         return FromBase(trained, base) if base is not None else trained

@@ -9,7 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.pairs import draw_path
+from models.modalities.caption import describe_batch
+from models.modalities.perception import PerceptionNet
+from models.modalities.rendering import render_depth, render_segmentation
+from training.pairs import draw_path, to_batch
+from training.stream import SCALE, SIDE, PairPool
 
 TOKEN = 4  # LR pixels per token side
 
@@ -72,6 +76,12 @@ class GuidedPairs:
     def all_captions(self) -> list[str]:
         return [caption for _, _, captions in self.draws for caption in captions]
 
+    def whole(self, count: int = 96) -> tuple[Tensor, Tensor]:
+        """LR and HR images spread over the photographs, at least `count` if there are as many: (N, 3, H, W) each."""
+        chosen = self.photographs[:: max(1, len(self.photographs) // count)]
+        lr, hr = (np.stack([images[i] for i in chosen]) for images in (self.draws[0][0], self.hr))
+        return to_batch(list(lr)), to_batch(list(hr))
+
     def sample_batch(self, rng: np.random.Generator, batch_size: int, tokens: int, margin: int) -> GuidedBatch:
         """Random photographs, draws and token-aligned places; half of them mirrored, features and all."""
         rows = [self.sample(rng, tokens, margin) for _ in range(batch_size)]
@@ -112,3 +122,51 @@ class GuidedPairs:
             image(arrays["depth"][i], 2, 0),
             captions[i],
         )
+
+
+class PoolLook:
+    """What `GuidedPool` keeps of every canvas: the extractors see it whole, as they do when serving.
+
+    network: trained, on the pool's device. names: one per segmentation class, for captions.
+    """
+
+    def __init__(self, network: PerceptionNet, names: tuple[str, ...]):
+        self.network, self.names = network, names
+
+    def __call__(self, lr_images: Tensor) -> tuple[dict[str, Tensor], list[str]]:
+        seen = self.network(lr_images)
+        maps = {"segmentation": render_segmentation(seen.segmentation), "depth": render_depth(seen.depth)[:, :1]}
+        kept = {name: (image * 255).round().byte() for name, image in maps.items()}
+        captions = describe_batch(lr_images, seen.segmentation.softmax(1), self.names)
+        return kept | {"dino": seen.dino.half()}, captions
+
+
+class GuidedPool:
+    """The counterpart of `GuidedPairs` over a pool of fresh pairs that was given a `PoolLook`."""
+
+    def __init__(self, pool: PairPool):
+        self.pool = pool
+
+    def sample_batch(self, rng: np.random.Generator, batch_size: int, tokens: int, margin: int) -> GuidedBatch:
+        """Random canvases and token-aligned places."""
+        pool, side = self.pool, tokens + 2 * margin
+        drawn = pool.draw(rng, batch_size, SIDE // SCALE // TOKEN - side)
+        lr, hr = (drawn.cut(pool.kept[n], c, 0, side) / 255 for n, c in (("lr", TOKEN), ("hr", SCALE * TOKEN)))
+        maps = {n: drawn.cut(pool.kept[n], 2, margin, tokens) / 255 for n in ("segmentation", "depth")}
+        dino = drawn.cut(pool.kept["dino"], 1, margin, tokens)
+        size = (16 * tokens, 16 * tokens)
+        maps = {
+            name: F.interpolate(image, size=size, mode="bilinear", align_corners=False).expand(-1, 3, -1, -1)
+            for name, image in maps.items()
+        }
+        return GuidedBatch(lr_image=lr, hr_image=hr, dino=dino, captions=drawn.captions, **maps)
+
+    def all_captions(self) -> list[str]:
+        self.pool.refresh()
+        return self.pool.captions[: self.pool.num_ready]
+
+    def whole(self, count: int = 96) -> tuple[Tensor, Tensor]:
+        """LR and HR canvases, (N, 3, H, W) each."""
+        self.pool.refresh()
+        count = min(count, self.pool.num_ready)
+        return self.pool.kept["lr"][:count].float() / 255, self.pool.kept["hr"][:count].float() / 255

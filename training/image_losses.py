@@ -65,12 +65,12 @@ class ImageLosses:
     Raises ValueError when LPIPS has a weight and `lpips` names no file.
     """
 
-    def __init__(self, weights: ImageLossWeights, lpips: Path | None, seed: int):
+    def __init__(self, weights: ImageLossWeights, lpips: Path | None, seed: int, device: torch.device | str = "cpu"):
         if weights.lpips > 0 and lpips is None:
             raise ValueError("--lpips-weight needs --lpips, the weights of LPIPS-squeeze")
         self.weights = weights
-        self.perceptual = LpipsSqueeze(lpips) if lpips is not None and weights.lpips > 0 else None
-        self.adversary = Adversary(AdversaryConfig()) if weights.adversarial > 0 else None
+        self.perceptual = LpipsSqueeze(lpips).to(device) if lpips is not None and weights.lpips > 0 else None
+        self.adversary = Adversary(AdversaryConfig(), device) if weights.adversarial > 0 else None
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, sr_image: Tensor, hr_image: Tensor, lr_image: Tensor) -> dict[str, Tensor]:
@@ -88,13 +88,13 @@ class ImageLosses:
             losses["consistency"] = consistency_loss(sr_image, lr_image)
             total = total + weights.consistency * losses["consistency"]
         if self.perceptual is not None:
-            with half_precision():
+            with half_precision(sr_image.device):
                 perceptual = robust_perceptual(self.perceptual, sr_image, hr_image, self.generator).float()
             losses["lpips"] = perceptual.mean()
             total = total + weights.lpips * (importance * perceptual).mean()
         if self.adversary is not None:
             seen = self.cut(sr_image, hr_image, upscaled)
-            with half_precision():
+            with half_precision(sr_image.device):
                 losses["discriminator"] = self.adversary.improve(*seen)
                 adversarial = self.adversary.judge(*seen)
             losses["adversarial"] = adversarial.mean()
@@ -111,6 +111,6 @@ class ImageLosses:
         return [image[..., top : top + ADVERSARY_SIDE, left : left + ADVERSARY_SIDE] for image in images]
 
 
-def half_precision() -> torch.autocast:
+def half_precision(device: torch.device) -> torch.autocast:
     """Convolutions and matrix products in bfloat16; sums and comparisons of images stay outside, in float32."""
-    return torch.autocast("cpu", torch.bfloat16)
+    return torch.autocast(device.type, torch.bfloat16)

@@ -50,11 +50,14 @@ class Ema:
         self.num_updates += 1
         # the short average at the start lets a run that has just begun be validated on something it learned
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        averaged: tuple[list[Tensor], list[Tensor]] = [], []
         for kept, new in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
             if kept.is_floating_point():
-                kept.lerp_(new, 1 - decay)
+                averaged[0].append(kept)
+                averaged[1].append(new)
             else:
                 kept.copy_(new)
+        torch._foreach_lerp_(*averaged, 1 - decay)  # one launch instead of one per tensor
 
 
 def group_parameters(network: nn.Module, rates: Mapping[str, float]) -> dict[float, list[nn.Parameter]]:
@@ -145,7 +148,12 @@ class Trainer:
         self, step: Callable[[nn.Module], dict[str, Tensor]], validate: Callable[[nn.Module], str] | None = None
     ) -> nn.Module:
         """Trains to the end and returns the averaged network."""
-        since_log, last_validation, sums, logged = time.monotonic(), self.elapsed, dict[str, float](), self.step_index
+        since_log, last_validation, sums, logged = (
+            time.monotonic(),
+            self.elapsed,
+            dict[str, Tensor | float](),
+            self.step_index,
+        )
         started = time.monotonic() - self.elapsed
         while self.progress < 1.0:
             for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
@@ -155,32 +163,37 @@ class Trainer:
             self.elapsed = time.monotonic() - started
             if self.step_index % self.config.log_every == 0:
                 num_steps = self.step_index - logged  # fewer in the first line after a resume
-                means = {name: total / num_steps for name, total in sums.items()}
+                means = self.read({name: total / num_steps for name, total in sums.items()})
                 self.log(means, num_steps, time.monotonic() - since_log)
                 since_log, sums, logged = time.monotonic(), {}, self.step_index
             if self.elapsed - last_validation > 60 * self.config.validate_minutes:
+                self.read(sums)  # nothing broken is saved
                 self.save()
                 if validate is not None:
                     print(f"  validation at step {self.step_index}: {validate(self.ema.network)}", flush=True)
                 last_validation = self.elapsed = time.monotonic() - started
+        self.read(sums)
         self.save()
         if validate is not None:
             print(f"  validation at the end: {validate(self.ema.network)}", flush=True)
         return self.ema.network
 
-    def learn(self, step: Callable[[nn.Module], dict[str, Tensor]]) -> dict[str, float]:
-        """One step of the optimiser; the losses, averaged over its batches."""
-        means, share = dict[str, float](), 1 / self.config.num_accumulated
+    def read(self, means: Mapping[str, Tensor | float]) -> dict[str, float]:
+        """Losses as numbers, which waits for the device. Raises FloatingPointError when the loss is not finite."""
+        numbers = {name: float(value) for name, value in means.items()}
+        if not math.isfinite(numbers.get("loss", 0.0)):
+            raise FloatingPointError(f"loss is {numbers['loss']} by step {self.step_index}: lower the learning rate")
+        return numbers
+
+    def learn(self, step: Callable[[nn.Module], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """One step of the optimiser; the losses, averaged over its batches, still on their device."""
+        means, share = dict[str, Tensor](), 1 / self.config.num_accumulated
         self.optimizer.zero_grad(set_to_none=True)
         for _ in range(self.config.num_accumulated):
             losses = step(self.network)
-            if not torch.isfinite(losses["loss"]):
-                raise FloatingPointError(
-                    f"loss is {losses['loss'].item()} at step {self.step_index}: lower the learning rate"
-                )
             (losses["loss"] * share).backward()
             for name, value in losses.items():
-                means[name] = means.get(name, 0.0) + float(value.detach()) * share
+                means[name] = means.get(name, 0.0) + value.detach() * share
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
         self.optimizer.step()
         self.ema.update(self.network)

@@ -9,6 +9,12 @@ from models.routing.coarse import missed
 LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601, of RGB in [0, 1]; the offset has no gradient
 
 
+def luma(image: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] -> (B, 1, H, W), 0 to 219. Factors are numbers: a tensor of them would make a GPU wait."""
+    red, green, blue = image.split(1, 1)
+    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+
+
 def charbonnier(a: Tensor, b: Tensor, epsilon: float = 1e-3) -> Tensor:
     """A smooth L1 distance, mean over everything."""
     return ((a - b).square() + epsilon**2).sqrt().mean()
@@ -27,23 +33,22 @@ def cleanness(upscaled: Tensor, hr_image: Tensor) -> Tensor:
     return ((decibel - CLEAN_DECIBEL) / CLEAN_SPREAD).sigmoid()
 
 
-def robust_perceptual(
-    perceptual: nn.Module, sr_image: Tensor, hr_image: Tensor, generator: torch.Generator, side: int = 160
-) -> Tensor:
+def robust_perceptual(perceptual: nn.Module, sr_image: Tensor, hr_image: Tensor, generator: torch.Generator) -> Tensor:
     """LPIPS of one random crop of each pair at a random size, 0.35 to 0.8 of its own; (B,).
 
     LPIPS alone rewards a fine grid locked to the strides of its backbone: within minutes it falls by half over pictures
     that are no better. So it never sees the finest octave, and a random place and a random size leave nothing to lock
-    to (the idea of E-LPIPS, Kettunen et al. 2019).
+    to (the idea of E-LPIPS, Kettunen et al. 2019). Sizes are multiples of 8: a GPU prepares for each one anew.
     """
     height, width = sr_image.shape[-2:]
+    side = max(32, round(min(height, width) * 5 / 6) // 32 * 32)
     top = int(torch.randint(0, max(1, height - side + 1), (), generator=generator))
     left = int(torch.randint(0, max(1, width - side + 1), (), generator=generator))
     scale = 0.35 + 0.45 * float(torch.rand((), generator=generator))
 
     def seen(image: Tensor) -> Tensor:
         cut = image[..., top : top + side, left : left + side]
-        size = (round(cut.shape[-2] * scale), round(cut.shape[-1] * scale))
+        size = tuple(max(8, round(length * scale / 8) * 8) for length in cut.shape[-2:])
         return F.interpolate(cut, size=size, mode="bilinear", antialias=True, align_corners=False)
 
     return perceptual(seen(sr_image), seen(hr_image))
@@ -62,8 +67,7 @@ def edge_loss(sr_image: Tensor, hr_image: Tensor, constant: float = 170.0) -> Te
 
 def gradient_magnitude(image: Tensor) -> Tensor:
     """Prewitt gradient magnitude of luma (range 0 to 255) at half resolution: (B, 3, H, W) -> (B, 1, H/2-2, W/2-2)."""
-    luma = (image * image.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
-    half = F.avg_pool2d(luma, 2)
+    half = F.avg_pool2d(luma(image), 2)
     rows = half[..., :-2, :] + half[..., 1:-1, :] + half[..., 2:, :]
     columns = half[..., :-2] + half[..., 1:-1] + half[..., 2:]
     across, down = (rows[..., 2:] - rows[..., :-2]) / 3, (columns[..., 2:, :] - columns[..., :-2, :]) / 3
@@ -119,8 +123,7 @@ def repetition(image: Tensor, cells: int = 4, floor: float = 1e-5) -> Tensor:
 
 def structure_loss(sr_image: Tensor, hr_image: Tensor, side: int = 8) -> Tensor:
     """1 - SSIM of luma with a uniform window of `side` px, mean over the image; a scalar in [0, 2]."""
-    weights = sr_image.new_tensor(LUMA)[:, None, None] / 255
-    a, b = ((image * weights).sum(1, keepdim=True) for image in (sr_image, hr_image))
+    a, b = (luma(image) / 255 for image in (sr_image, hr_image))
 
     def mean(x: Tensor) -> Tensor:
         return F.avg_pool2d(x, side, stride=2)

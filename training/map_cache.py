@@ -57,7 +57,7 @@ def see(network: M3ESR, dataset: PairDataset, photograph: int, part: str) -> dic
     """The maps of one photograph, of batch 1: those of a draw, and the tokens; or the undegraded ones."""
     lr, hr = dataset.pair(photograph, 0 if part == REFERENCE else int(part))
     lr_image = shrink(hr[None]) if part == REFERENCE else lr[None]
-    with half_precision():
+    with half_precision(lr_image.device):
         coarse_sr = network.estimate(lr_image)[1].float()
     modalities, tokens = network.render(lr_image, coarse_sr, VISUAL_MODALITIES)
     return modalities if part == REFERENCE else modalities | {TOKENS: tokens}

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from models.network import Prepared
 from models.pipeline import Upscaler
 from models.routing.router import UncertaintyRouter
-from training.denoiser import MARGIN, TOKENS, GuidedConfig, GuidedStage, Seen, save
+from training.denoiser import TOKENS, save
 from training.guided import GuidedBatch, GuidedPairs, quarter
+from training.guided_stage import MARGIN, GuidedConfig, GuidedStage, Seen
 from training.image_losses import ImageLosses, ImageLossWeights
 from training.loop import LoopConfig, Trainer
 

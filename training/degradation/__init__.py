@@ -1,5 +1,6 @@
 """Second-order degradation of photographs: configuration, random chain, and torch forms of its steps."""
 
+from training.degradation.batch import KernelBank, degrade_batch
 from training.degradation.config import (
     RECIPES,
     DegradationConfig,
@@ -17,10 +18,12 @@ from training.degradation.sampling import degrade
 __all__ = [
     "RECIPES",
     "DegradationConfig",
+    "KernelBank",
     "KernelConfig",
     "StageConfig",
     "clean_x4",
     "degrade",
+    "degrade_batch",
     "filter2d",
     "jpeg_compress",
     "light_x4",

@@ -24,6 +24,18 @@ def filter2d(image: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     return filtered.view(num_samples, num_channels, height, width)
 
 
+def separable(image: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
+    """`filter2d` with the outer product of `taps` (k,) with itself, one axis after the other; k odd."""
+    for axis in (2, 3):
+        kernel = taps.view(1, 1, -1, 1) if axis == 2 else taps.view(1, 1, 1, -1)
+        margin = len(taps) // 2
+        sides = (0, 0, margin, margin) if axis == 2 else (margin, margin, 0, 0)
+        padded = F.pad(image, sides, mode="reflect")
+        planes = padded.flatten(0, 1)[:, None]
+        image = F.conv2d(planes, kernel).view(image.shape)
+    return image
+
+
 def gaussian_taps(radius: int) -> np.ndarray:
     """Gaussian taps of unsharp masking, float64, odd length >= `radius`, sigma tied to the length.
 
@@ -41,8 +53,7 @@ def sharpen(image: torch.Tensor, radius: int = 50, weight: float = 0.5, threshol
     `threshold` is in 8-bit steps; the mask of strong detail is blurred so that no seam appears.
     """
     taps = torch.from_numpy(gaussian_taps(radius)).to(image)
-    kernel = taps[:, None] * taps[None, :]
-    detail = image - filter2d(image, kernel)
-    soft_mask = filter2d((detail.abs() * 255 > threshold).to(image), kernel)
+    detail = image - separable(image, taps)
+    soft_mask = separable((detail.abs() * 255 > threshold).to(image), taps)
     sharpened = (image + weight * detail).clamp(0, 1)
     return soft_mask * sharpened + (1 - soft_mask) * image

@@ -23,22 +23,29 @@ RGB_TO_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418
 YCBCR_TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 
 
-def jpeg_compress(image: torch.Tensor, quality: float | torch.Tensor) -> torch.Tensor:
+def jpeg_compress(image: torch.Tensor, quality: float | torch.Tensor, *, as_encoder: bool = False) -> torch.Tensor:
     """Pass `image` (B, 3, H, W) RGB in [0, 1] through JPEG; same shape and range out.
 
     `quality` in 1..100, a number or one per sample (B,). Rounding is true, so no gradient passes. Like the
-    public reference: input is not rounded to 8 bit first, tables are not rounded, the pad to 16 is black.
+    public reference: input is not rounded to 8 bit first, tables are not rounded, the pad to 16 is black and
+    chroma is repeated. With `as_encoder` as libjpeg: whole tables, 8-bit in and out, the border repeated, chroma
+    enlarged linearly.
     """
     num_samples, _, height, width = image.shape
     factor = quality_factor(quality, num_samples).to(image)
-    padded = F.pad(image, (0, -width % 16, 0, -height % 16)) * 255
+    padding = (0, -width % 16, 0, -height % 16)
+    padded = F.pad((image * 255).round(), padding, mode="replicate") if as_encoder else F.pad(image, padding) * 255
     ycbcr = torch.einsum("yc,bchw->byhw", _matrix(RGB_TO_YCBCR, image), padded)
     # Chroma is stored as value + 128 and the DCT takes 128 off again, so only luma is shifted.
-    luma = _quantise_plane(ycbcr[:, :1] - 128, _luma_table(image), factor) + 128
-    chroma = _quantise_plane(F.avg_pool2d(ycbcr[:, 1:], 2), _chroma_table(image), factor)
-    chroma = chroma.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    luma = _quantise_plane(ycbcr[:, :1] - 128, _steps(_luma_table(image, as_encoder), factor, as_encoder)) + 128
+    chroma = _quantise_plane(F.avg_pool2d(ycbcr[:, 1:], 2), _steps(_chroma_table(image), factor, as_encoder))
+    if as_encoder:
+        chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
+    else:
+        chroma = chroma.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     rgb = torch.einsum("cy,byhw->bchw", _matrix(YCBCR_TO_RGB, image), torch.cat([luma, chroma], dim=1))
-    return rgb.clamp(0, 255)[:, :, :height, :width] / 255
+    rgb = rgb.clamp(0, 255)[:, :, :height, :width]
+    return (rgb.round() if as_encoder else rgb) / 255
 
 
 def quality_factor(quality: float | torch.Tensor, num_samples: int) -> torch.Tensor:
@@ -47,12 +54,17 @@ def quality_factor(quality: float | torch.Tensor, num_samples: int) -> torch.Ten
     return torch.where(values < 50, 50 / values, 2 - values / 50)
 
 
-def _quantise_plane(planes: torch.Tensor, table: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """DCT of 8 x 8 blocks, rounding to multiples of the table, inverse DCT; (B, C, H, W), sides of eight."""
+def _steps(table: torch.Tensor, factor: torch.Tensor, as_encoder: bool) -> torch.Tensor:
+    """Quantisation steps of each sample, (B, 1, 1, 1, 8, 8)."""
+    steps = table * factor.view(-1, 1, 1, 1, 1, 1)
+    return (steps + 0.5).floor().clamp(1, 255) if as_encoder else steps
+
+
+def _quantise_plane(planes: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """DCT of 8 x 8 blocks, rounding to multiples of the steps, inverse DCT; (B, C, H, W), sides of eight."""
     num_samples, num_channels, height, width = planes.shape
     blocks = planes.reshape(num_samples, num_channels, height // 8, 8, width // 8, 8).transpose(3, 4)
     basis = _dct_basis(planes)
-    steps = table * factor.view(-1, 1, 1, 1, 1, 1)
     coefficients = torch.round(basis @ blocks @ basis.T / steps) * steps
     return (basis.T @ coefficients @ basis).transpose(3, 4).reshape(planes.shape)
 
@@ -65,9 +77,9 @@ def _dct_basis(like: torch.Tensor) -> torch.Tensor:
     return basis.to(like)
 
 
-def _luma_table(like: torch.Tensor) -> torch.Tensor:
+def _luma_table(like: torch.Tensor, as_encoder: bool) -> torch.Tensor:
     # The reference applies the table transposed (rows are horizontal frequencies); kept for equality.
-    return _matrix(LUMA_TABLE, like).T
+    return _matrix(LUMA_TABLE, like) if as_encoder else _matrix(LUMA_TABLE, like).T
 
 
 def _chroma_table(like: torch.Tensor) -> torch.Tensor:

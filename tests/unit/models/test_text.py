@@ -2,7 +2,7 @@
 
 import torch
 
-from models.modalities.caption import degradation_words, describe, measure_degradation
+from models.modalities.caption import degradation_words, describe, describe_batch, measure_degradation
 from models.modalities.text import TextConfig, TextEncoder, tokenize, train_tokenizer
 
 CONFIG = TextConfig(vocabulary_size=96, max_tokens=8, width=16, num_heads=2, num_layers=1)
@@ -27,19 +27,28 @@ def test_noise_is_measured_and_named():
     ramp = torch.linspace(0.2, 0.8, 64).expand(3, 64, 64)
     # the three channels are averaged, so noise of deviation 0.1 in each leaves 0.1 / sqrt(3)
     noisy = ramp + 0.1 * torch.randn(3, 64, 64, generator=generator)
-    assert abs(measure_degradation(noisy)[0] - 0.1 / 3**0.5) < 0.01
-    assert "very noisy" in degradation_words(noisy)
-    assert "clean" in degradation_words(ramp)
+    measured = measure_degradation(torch.stack([noisy, ramp]))
+    assert abs(measured[0, 0] - 0.1 / 3**0.5) < 0.01
+    assert "very noisy" in degradation_words(*measured[0].tolist())
+    assert "clean" in degradation_words(*measured[1].tolist())
 
 
 def test_compression_blocks_are_measured():
     blocks = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
     image = blocks.repeat_interleave(8, 0).repeat_interleave(8, 1).expand(3, 64, 64)
-    assert "compressed" in degradation_words(image)
+    assert "compressed" in degradation_words(*measure_degradation(image[None])[0].tolist())
 
 
 def test_an_image_too_small_to_measure_gets_neutral_words():
-    assert measure_degradation(torch.rand(3, 4, 4)) == (0.0, 0.5, 0.0)
+    assert measure_degradation(torch.rand(1, 3, 4, 4)).tolist() == [[0.0, 0.5, 0.0]]
+
+
+def test_a_batch_is_described_as_its_images_are():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.stack([torch.rand(3, 32, 32, generator=generator), torch.linspace(0, 1, 32).expand(3, 32, 32)])
+    segmentation, names = torch.rand(2, 3, 8, 8, generator=generator), ("tree", "", "sky")
+    one_by_one = [describe(image, found, names) for image, found in zip(images, segmentation, strict=True)]
+    assert describe_batch(images, segmentation, names) == one_by_one and one_by_one[0] != one_by_one[1]
 
 
 def test_tokens_are_cut_and_padded():

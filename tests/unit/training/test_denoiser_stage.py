@@ -10,7 +10,7 @@ from models.network import GUIDES
 from models.routing.coarse import CoarseConfig
 from tests.unit.models.tiny import tiny_upscaler
 from tests.unit.training.test_guided import batch
-from training.denoiser import PARTS, GuidedConfig, GuidedStage, inner
+from training.guided_stage import PARTS, GuidedConfig, GuidedStage, inner
 from training.image_losses import ImageLosses, ImageLossWeights
 
 DETAIL = CoarseConfig(widths=(8, 10, 12), num_blocks=(1, 1, 1), num_guides=GUIDES, token_width=16)

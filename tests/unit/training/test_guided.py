@@ -8,8 +8,9 @@ import torch
 
 from models.routing.reliability import ReliabilityConfig
 from tests.unit.models.tiny import SEGMENTS, tiny_upscaler
-from training.denoiser import MARGIN, TOKENS, GuidedConfig, GuidedStage, inner
+from training.denoiser import TOKENS
 from training.guided import GuidedBatch, GuidedPairs
+from training.guided_stage import MARGIN, GuidedConfig, GuidedStage, inner
 from training.image_losses import ImageLosses, ImageLossWeights
 
 SIDE = TOKENS + 2 * MARGIN

@@ -7,8 +7,9 @@ from models.routing.reliability import ReliabilityConfig
 from models.routing.router import RouterConfig, UncertaintyRouter
 from tests.unit.models.tiny import tiny_upscaler
 from tests.unit.training.test_guided import batch
-from training.denoiser import TOKENS, GuidedConfig, GuidedStage
+from training.denoiser import TOKENS
 from training.guided import GuidedBatch, quarter
+from training.guided_stage import GuidedConfig, GuidedStage
 from training.image_losses import ImageLosses, ImageLossWeights
 from training.router import MarginalGains, centre, expert_weights, join_quarters, router_losses
 
