@@ -201,11 +201,14 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--held-out", nargs="*", default=[], metavar="NAME", help="photographs that are not used")
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="balanced", help="of fresh pairs")
     parser.add_argument("--mosaic-share", type=float, default=StreamConfig.mosaic_share, help="of fresh pairs")
+    parser.add_argument(
+        "--crops-per-canvas", type=int, default=StreamConfig.crops_per_canvas, help="more where making pairs is slow"
+    )
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
 
 
 def open_pool(args: argparse.Namespace, look: Look | None = None) -> PairPool:
-    config = StreamConfig(recipe=args.recipe, mosaic_share=args.mosaic_share)
+    config = StreamConfig(recipe=args.recipe, mosaic_share=args.mosaic_share, crops_per_canvas=args.crops_per_canvas)
     return PairPool(args.photographs, set(args.held_out), config, args.device, args.seed, look)
 
 

@@ -28,7 +28,7 @@ def jpeg_compress(image: torch.Tensor, quality: float | torch.Tensor, *, as_enco
 
     `quality` in 1..100, a number or one per sample (B,). Rounding is true, so no gradient passes. Like the
     public reference: input is not rounded to 8 bit first, tables are not rounded, the pad to 16 is black and
-    chroma is repeated. With `as_encoder` as libjpeg: whole tables, 8-bit in and out, the border repeated, chroma
+    chroma is repeated. With `as_encoder` nearly as libjpeg: whole tables and samples, the border repeated, chroma
     enlarged linearly.
     """
     num_samples, _, height, width = image.shape
@@ -36,16 +36,23 @@ def jpeg_compress(image: torch.Tensor, quality: float | torch.Tensor, *, as_enco
     padding = (0, -width % 16, 0, -height % 16)
     padded = F.pad((image * 255).round(), padding, mode="replicate") if as_encoder else F.pad(image, padding) * 255
     ycbcr = torch.einsum("yc,bchw->byhw", _matrix(RGB_TO_YCBCR, image), padded)
+
+    def whole(planes: torch.Tensor) -> torch.Tensor:
+        return planes.round() if as_encoder else planes
+
     # Chroma is stored as value + 128 and the DCT takes 128 off again, so only luma is shifted.
+    ycbcr = whole(ycbcr)
     luma = _quantise_plane(ycbcr[:, :1] - 128, _steps(_luma_table(image, as_encoder), factor, as_encoder)) + 128
-    chroma = _quantise_plane(F.avg_pool2d(ycbcr[:, 1:], 2), _steps(_chroma_table(image), factor, as_encoder))
+    halved = whole(F.avg_pool2d(ycbcr[:, 1:], 2))
+    chroma = _quantise_plane(halved, _steps(_chroma_table(image), factor, as_encoder))
+    luma, chroma = whole(luma), whole(chroma)
     if as_encoder:
         chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
     else:
         chroma = chroma.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     rgb = torch.einsum("cy,byhw->bchw", _matrix(YCBCR_TO_RGB, image), torch.cat([luma, chroma], dim=1))
     rgb = rgb.clamp(0, 255)[:, :, :height, :width]
-    return (rgb.round() if as_encoder else rgb) / 255
+    return whole(rgb) / 255
 
 
 def quality_factor(quality: float | torch.Tensor, num_samples: int) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,10 +11,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from training.degradation import (
+    RECIPES,
     DegradationConfig,
+    KernelBank,
     KernelConfig,
     clean_x4,
     degrade,
+    degrade_batch,
     filter2d,
     jpeg_compress,
     light_x4,
@@ -21,6 +25,7 @@ from training.degradation import (
     sharpen,
 )
 from training.degradation.config import FIRST_STAGE
+from training.degradation.filters import separable
 from training.degradation.kernels import (
     bivariate_gaussian,
     bivariate_generalized_gaussian,
@@ -128,6 +133,23 @@ def test_real_encoder_loses_about_as_much_as_the_torch_one(photograph: np.ndarra
         assert real == pytest.approx(torch_loss, rel=0.15)
 
 
+@pytest.mark.parametrize("quality", [30, 75, 95])
+def test_as_an_encoder_the_torch_one_is_the_real_one(photograph: np.ndarray, quality: int) -> None:
+    """An odd size, so that the border has to be continued as libjpeg does."""
+    smooth = cv2.GaussianBlur(cv2.resize(photograph, (91, 77)), (0, 0), 2)
+    real, image = torch.from_numpy(jpeg_numpy(smooth, quality)), torch.from_numpy(smooth).permute(2, 0, 1)[None]
+    ours, reference = (
+        float((jpeg_compress(image, quality, as_encoder=as_encoder)[0].permute(1, 2, 0) - real).abs().mean()) * 255
+        for as_encoder in (True, False)
+    )
+    assert ours < 0.8 and ours < reference / 2, (ours, reference)  # grey levels; chroma is rounded in other places
+
+
+def test_separable_filtering_is_filtering_with_the_outer_product() -> None:
+    taps, image = torch.tensor([0.1, 0.2, 0.4, 0.2, 0.1]), torch.rand(2, 3, 12, 17)
+    assert torch.allclose(separable(image, taps), filter2d(image, taps[:, None] * taps), atol=1e-6)
+
+
 def test_sampled_kernels_sum_to_one_and_have_the_configured_sizes() -> None:
     rng = np.random.default_rng(0)
     config = KernelConfig()
@@ -193,6 +215,31 @@ def test_light_recipe_stays_closer_to_bicubic_than_the_strong_one(photograph: np
         return float(np.mean([np.abs(image - clean).mean() for image in images]))
 
     assert distance(light_x4()) < 0.8 * distance(realesrgan_x4())
+
+
+@pytest.mark.parametrize("recipe", ["realesrgan", "light", "clean"])
+def test_a_batch_is_degraded_as_its_images_are(photograph: np.ndarray, recipe: str) -> None:
+    """Other random numbers, the same chain: over many draws both leave as much of the image (dB, against bicubic)."""
+    config, rng, generator = RECIPES[recipe](), np.random.default_rng(0), torch.Generator().manual_seed(0)
+    bank, photograph = KernelBank(config, rng, torch.device("cpu"), size=64), np.tile(photograph, (4, 4, 1))
+    images = torch.from_numpy(photograph).permute(2, 0, 1).expand(4, -1, -1, -1)
+    clean = torch.from_numpy(degrade(photograph, clean_x4(), rng)).permute(2, 0, 1)
+    found: dict[str, list[float]] = {"batch": [], "one": []}
+    for _ in range(24):
+        batch = degrade_batch(images, config, bank, rng, generator)
+        assert batch.shape == (4, 3, *clean.shape[1:]) and torch.allclose(batch * 255, (batch * 255).round(), atol=1e-4)
+        one = torch.from_numpy(degrade(photograph, config, rng)).permute(2, 0, 1)
+        for name, lr in (("batch", batch), ("one", one[None])):
+            found[name] += [min(60.0, float(-10 * (image - clean).square().mean().log10())) for image in lr]
+    assert abs(np.mean(found["batch"]) - np.mean(found["one"])) < (1.5 if recipe != "clean" else 3.0)
+
+
+def test_an_image_is_as_degraded_in_a_batch_as_its_own_draw_says(photograph: np.ndarray) -> None:
+    config, generator = realesrgan_x4(), torch.Generator().manual_seed(0)
+    bank = KernelBank(config, np.random.default_rng(0), torch.device("cpu"), size=64)
+    images = torch.from_numpy(np.tile(photograph, (4, 4, 1))).permute(2, 0, 1).expand(3, -1, -1, -1)
+    batch = degrade_batch(images, config, bank, np.random.default_rng(3), generator)
+    assert float((batch[0] - batch[1]).abs().mean()) > 1 / 255 and float((batch[1] - batch[2]).abs().mean()) > 1 / 255
 
 
 def test_shares_over_one_and_uneven_sides_are_refused(photograph: np.ndarray) -> None:

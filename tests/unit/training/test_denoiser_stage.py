@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from torch import nn
 
 from models.configs import VISUAL_MODALITIES
@@ -54,3 +55,25 @@ def test_a_part_that_is_trained_without_is_never_used(part, monkeypatch):
     is_constant = all(float(w.min()) == float(w.max()) == NEVER.mean_weight for w in weights.values())
     assert is_constant == (part in ("routing", "none"))
     assert options["temperature"] == (1.0 if part == "temperature" else None)
+
+
+def test_the_coarse_network_learns_from_its_own_losses_alone():
+    """Beside the rest, as `--train-coarse` asks: no picture pulls at what uncertainty is measured with."""
+    given, ours = batch(), stage()
+    ours.coarse_judge = ImageLosses(ImageLossWeights(edge=0.1), None, seed=0)
+    coarse = ours.network.requires_grad_(True).coarse
+    losses = ours.losses(given)
+    losses["loss"].backward()
+    together = [parameter.grad.clone() for parameter in coarse.parameters()]
+    assert "coarse edge" in losses and max(float(gradient.abs().max()) for gradient in together) > 0
+    coarse.zero_grad()
+    ours.coarse_losses(ours.coarse_image(given), ours.see(given))["loss"].backward()
+    for gradient, parameter in zip(together, coarse.parameters(), strict=True):
+        assert torch.allclose(gradient, parameter.grad, atol=1e-6)
+
+
+def test_a_frozen_coarse_network_is_left_alone():
+    ours = stage()
+    ours.network.requires_grad_(True)
+    ours.losses(batch())["loss"].backward()
+    assert all(parameter.grad is None for parameter in ours.network.coarse.parameters())

@@ -35,7 +35,8 @@ class Difference(torch.nn.Module):
 
 
 def test_the_perceptual_loss_looks_at_the_same_place_of_both():
-    image, generator = torch.rand(2, 3, 160, 160), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    image = F.interpolate(torch.rand(2, 3, 20, 20, generator=generator), scale_factor=8)
     for _ in range(4):
         assert float(robust_perceptual(Difference(), image, image, generator).max()) == 0.0
     assert float(robust_perceptual(Difference(), image, image.flip(-1), generator).min()) > 0.1
