@@ -93,7 +93,7 @@ def test_another_error_is_no_shortage(vae):
     assert tiles.notes == []
 
 
-@pytest.mark.parametrize(("free", "sides"), [(None, (64, 128)), (2**40, (64, 128)), (10**9, (64, 64)), (0, (16, 16))])
+@pytest.mark.parametrize(("free", "sides"), [(None, (64, 128)), (2**40, (64, 128)), (10**9, (64, 32)), (0, (16, 16))])
 def test_tiles_follow_free_memory(free, sides):
     tiles = TileSizes()
     tiles.choose("denoise", free)
