@@ -1,6 +1,7 @@
 """Stage 4: the router alone, on the covariance of its weights with the marginal gain of each modality (Theorem 3.1).
 
-    python -m training.router --pairs DIR --features DIR --profile DIR --out DIR [--lpips FILE] [--minutes N]
+    python -m training.router (--pairs DIR --features DIR | --photographs DIR) --profile DIR --out DIR [--lpips FILE]
+        [--minutes N]
 
 With everything else frozen, the marginal gain of modality m at patch i is Delta = -<grad_h loss(h_static), E_m> at the
 static fusion h_static = z + sum w_bar E_m. Maximising Cov(w, Delta) with a quadratic price on w - w_bar makes w - w_bar
@@ -24,11 +25,12 @@ from torch import Tensor, nn
 from models.network import Prepared
 from models.pipeline import Upscaler
 from models.routing.router import UncertaintyRouter
-from training.denoiser import TOKENS, save
-from training.guided import GuidedBatch, GuidedPairs, quarter
+from training.denoiser import TOKENS, open_batches, save
+from training.guided import GuidedBatch, quarter
 from training.guided_stage import MARGIN, GuidedConfig, GuidedStage, Seen
 from training.image_losses import ImageLosses, ImageLossWeights
 from training.loop import LoopConfig, Trainer
+from training.stream import add_source_arguments
 
 MOMENTUM = 0.995  # of the running mean and deviation of the gains
 WARM_UP_BATCHES, CENTRE_BATCHES = 60, 100
@@ -109,7 +111,9 @@ def expert_weights(stage: GuidedStage, seen: Seen) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("pairs", "features", "profile", "out"):
+    add_source_arguments(parser)
+    parser.add_argument("--features", type=Path, help="folder made by training.features from --pairs")
+    for name in ("profile", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     ImageLossWeights.add_arguments(parser)
     parser.add_argument("--price", type=float, default=0.1, help="of a weight's square distance from its mean")
@@ -118,20 +122,25 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=1)
-    train(parser.parse_args())
+    args = parser.parse_args()
+    if args.pairs and not args.features:
+        parser.error("--pairs needs --features, what the extractors saw in them")
+    train(args)
 
 
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     upscaler = Upscaler.load("compact", checkpoint=args.profile)
-    network = upscaler.network
+    network = upscaler.network.to(args.device)
     if args.reset:
-        network.router = UncertaintyRouter(network.config.router)
+        network.router = UncertaintyRouter(network.config.router).to(args.device)
     network.router.requires_grad_(True)
-    config, judge = GuidedConfig(), ImageLosses(ImageLossWeights.from_arguments(args), args.lpips, args.seed)
+    config = GuidedConfig()
+    judge = ImageLosses(ImageLossWeights.from_arguments(args), args.lpips, args.seed, args.device)
     stage = GuidedStage(network, upscaler.tokenizer, config, judge, args.seed)
     gains = MarginalGains(stage)
-    dataset, rng = GuidedPairs(args.pairs, args.features), np.random.default_rng(args.seed)
+    dataset = open_batches(args, network.perception, network.config.segment_names)
+    rng = np.random.default_rng(args.seed)
 
     def sample() -> GuidedBatch:
         return dataset.sample_batch(rng, 1, 2 * TOKENS, MARGIN)
