@@ -212,8 +212,12 @@ def fit_codec(network: M3ESR, dataset: GuidedPairs | GuidedPool) -> None:
 
 
 def save(folder: Path, network: nn.Module, tokenizer: Tokenizer) -> None:
-    """Half precision on disk: the difference to float32 is far below a step of 8-bit output."""
+    """Half precision on disk: the difference to float32 is far below a step of 8-bit output.
+
+    The coarse network also lies by itself beside it, for further stages.
+    """
     save_checkpoint(folder / "compact.safetensors", network.state_dict(), network.config, torch.float16)
+    save_checkpoint(folder / "coarse.safetensors", network.coarse.state_dict(), network.config.coarse)
     tokenizer.save(str(folder / "tokenizer.json"))
 
 

@@ -1,10 +1,17 @@
-"""A larger coarse network that starts as the same function as a smaller trained one."""
+"""A larger coarse network that starts as the same function as a smaller trained one.
 
+python -m training.widening --init FILE --widths 64 128 192 --num-blocks 2 2 6 --out FILE
+"""
+
+import argparse
+from dataclasses import replace
 from operator import gt
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from models.checkpoint import read_config, read_tensors, save_checkpoint
 from models.routing.coarse import CoarseConfig, CoarseNetwork
 
 
@@ -33,3 +40,21 @@ def widen(tensors: dict[str, Tensor], old: CoarseConfig, new: CoarseConfig) -> C
             else:
                 tensor[: kept.shape[0]] = kept
     return network
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("init", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in ("widths", "num-blocks"):
+        parser.add_argument(f"--{name}", type=int, nargs="+", required=True, help="per level")
+    parser.add_argument("--seed", type=int, default=0, help="of the added channels, which begin as spectators")
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    old = read_config(args.init, CoarseConfig)
+    new = replace(old, widths=tuple(args.widths), num_blocks=tuple(args.num_blocks))
+    save_checkpoint(args.out, widen(read_tensors(args.init), old, new).state_dict(), new)
+
+
+if __name__ == "__main__":
+    main()
