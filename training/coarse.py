@@ -26,8 +26,8 @@ from training.stream import add_source_arguments, open_pairs
 from training.validation import Validation
 from training.widening import widen
 
-COARSE = CoarseConfig(widths=(64, 128, 192), num_blocks=(2, 2, 6), has_consistency=True)
-DETAIL = replace(COARSE, num_guides=GUIDES, token_width=COMPACT_DENOISER.width)
+COARSE = CoarseConfig(widths=(48, 96, 192), num_blocks=(2, 2, 6), has_consistency=True)
+DETAIL = replace(COARSE, num_blocks=(2, 2, 10), num_guides=GUIDES, token_width=COMPACT_DENOISER.width)
 # what the coarse network is trained for: near the photograph, and only a little sharper than it can be sure of
 FAITHFUL = ImageLossWeights(lpips=0.05, edge=0.1, grid=0.05, structure=0.3, pattern=0.3)
 
