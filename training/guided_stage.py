@@ -88,7 +88,7 @@ class GuidedStage:
         coarse_sr: of `coarse_image`, if it is there already.
         """
         network, codec = self.network, self.network.codec
-        coarse_sr = (self.coarse_image(batch) if coarse_sr is None else coarse_sr.detach()).clamp(0, 1)
+        coarse_sr = (self.coarse_image(batch) if coarse_sr is None else coarse_sr).clamp(0, 1)
         upscaled = upscale(batch.lr_image, SCALE)
         uncertainty_map = estimate_uncertainty(coarse_sr, upscaled)
         lr_latent, start = network.latents(upscaled, coarse_sr)
