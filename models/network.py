@@ -93,12 +93,15 @@ class M3ESR(nn.Module):
             return nullcontext()
         return torch.autocast(self.codec.basis.device.type, self.compute_dtype)
 
-    def estimate(self, lr_image: Tensor, margin: int = MARGIN) -> tuple[Tensor, Tensor, Tensor]:
+    def estimate(
+        self, lr_image: Tensor, margin: int = MARGIN, coarse_sr: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Up-Scale(x), the coarse SR image (both (B, 3, 4H, 4W)) and U(x) (B, 1, H/4, W/4) of Eq. 13.
 
-        `margin`: see `CoarseNetwork.forward`.
+        `margin`: see `CoarseNetwork.forward`. `coarse_sr`: of `coarse_image`, if it is there already.
         """
-        coarse_sr, upscaled = self.coarse_image(lr_image, margin), upscale(lr_image, SCALE)
+        coarse_sr = self.coarse_image(lr_image, margin) if coarse_sr is None else coarse_sr
+        upscaled = upscale(lr_image, SCALE)
         return upscaled, coarse_sr, estimate_uncertainty(coarse_sr, upscaled)
 
     def coarse_image(self, lr_image: Tensor, margin: int = MARGIN) -> Tensor:

@@ -7,7 +7,6 @@ The coarse network is frozen, or with --train-coarse goes on learning beside the
 """
 
 import argparse
-import copy
 import json
 import shutil
 from dataclasses import replace
@@ -47,8 +46,7 @@ EXTRA_CAPTIONS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_source_arguments(parser)
-    parser.add_argument("--features", type=Path, help="folder made by training.features from --pairs")
+    add_batch_arguments(parser)
     for name in ("coarse", "perception", "names", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--init", type=Path, help="go on from this profile's folder, with the networks named above")
@@ -73,11 +71,21 @@ def main() -> None:
     parser.add_argument("--log-every", type=int, default=50, help="steps")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    if args.pairs and not args.features:
-        parser.error("--pairs needs --features, what the extractors saw in them")
+    check_batch_arguments(parser, args)
     if args.train_coarse and not args.lpips:
         parser.error("--train-coarse needs --lpips, the weights of LPIPS-squeeze")
     train(args)
+
+
+def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `open_batches` reads."""
+    add_source_arguments(parser)
+    parser.add_argument("--features", type=Path, help="folder made by training.features from --pairs")
+
+
+def check_batch_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if args.pairs and not args.features:
+        parser.error("--pairs needs --features, what the extractors saw in them")
 
 
 def open_batches(
@@ -85,7 +93,7 @@ def open_batches(
 ) -> GuidedPairs | GuidedPool:
     if args.pairs:
         return GuidedPairs(args.pairs, args.features)
-    return GuidedPool(open_pool(args, PoolLook(copy.deepcopy(perception).to(args.device), names)))
+    return GuidedPool(open_pool(args, PoolLook(perception.to(args.device), names)))
 
 
 def train(args: argparse.Namespace) -> None:
@@ -103,14 +111,19 @@ def train(args: argparse.Namespace) -> None:
     rng = np.random.default_rng(args.seed)
 
     def step(_: nn.Module) -> dict[str, Tensor]:
-        return stage.losses(dataset.sample_batch(rng, args.batch_size, args.tokens, MARGIN))
+        return stage.losses(dataset.sample_batch(rng, args.batch_size, args.tokens, MARGIN).to(args.device))
 
     validation = None
     if args.validation and args.lpips:
         validation = Validation(args.validation, args.lpips, args.out / "samples", limit=args.validation_limit)
 
-    def validate(average: nn.Module) -> str:
+    def keep(average: nn.Module) -> None:
         save(args.out, average, tokenizer)
+        if args.train_coarse:  # for training.blend and training.graft
+            save_checkpoint(args.out / "coarse.safetensors", average.coarse.state_dict(), average.config.coarse)
+
+    def validate(average: nn.Module) -> str:
+        keep(average)
         if validation is None:
             return "saved"
         upscaler = Upscaler(average, tokenizer, "compact")
@@ -132,8 +145,7 @@ def train(args: argparse.Namespace) -> None:
     )
     rates = {"detail.": args.detail_rate}
     trainer = Trainer(network, loop, args.out, args.batch_size, companion=judge.adversary, rates=rates)
-    trained = trainer.run(step, validate)
-    save(args.out, trained, tokenizer)
+    keep(trainer.run(step, validate))
 
 
 def build(
@@ -212,12 +224,8 @@ def fit_codec(network: M3ESR, dataset: GuidedPairs | GuidedPool) -> None:
 
 
 def save(folder: Path, network: nn.Module, tokenizer: Tokenizer) -> None:
-    """Half precision on disk: the difference to float32 is far below a step of 8-bit output.
-
-    The coarse network also lies by itself beside it, for further stages.
-    """
+    """Half precision on disk: the difference to float32 is far below a step of 8-bit output."""
     save_checkpoint(folder / "compact.safetensors", network.state_dict(), network.config, torch.float16)
-    save_checkpoint(folder / "coarse.safetensors", network.coarse.state_dict(), network.config.coarse)
     tokenizer.save(str(folder / "tokenizer.json"))
 
 

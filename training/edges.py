@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.modalities.edge import LUMA
+from training.degradation.filters import gray
 
 TAN_22 = 13573  # tan(22.5 degrees) * 2**15, OpenCV's fixed point
 REACH = 48  # px along a chain of weak edges that a strong one keeps; OpenCV follows it to its end
@@ -15,9 +15,8 @@ def canny_on_device(image: Tensor, low: int = 100, high: int = 200) -> Tensor:
 
     Equal to OpenCV's but for weak edges further than `REACH` px from the strong one that they belong to.
     """
-    red, green, blue = image.float().split(1, 1)
-    gray = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).clamp(0, 1).mul(255).round()
-    padded = F.pad(gray, (1, 1, 1, 1), mode="replicate")
+    shades = gray(image.float()).clamp(0, 1).mul(255).round()
+    padded = F.pad(shades, (1, 1, 1, 1), mode="replicate")
     columns = padded[..., :-2, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]
     rows = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
     dx = (columns[..., 2:] - columns[..., :-2]).int()

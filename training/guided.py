@@ -1,7 +1,7 @@
 """Batches for the denoiser: aligned crops of LR, HR and everything the extractors saw."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,10 @@ class GuidedBatch:
     segmentation: Tensor  # (B, 3, 16T, 16T)
     depth: Tensor  # (B, 3, 16T, 16T)
     captions: list[str]
+
+    def to(self, device: torch.device) -> "GuidedBatch":
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
 
 def quarter(batch: GuidedBatch, margin: int) -> GuidedBatch:

@@ -9,9 +9,7 @@ from torch import Tensor
 from models.configs import VISUAL_MODALITIES
 from models.modalities.edge import canny_edges
 from models.modalities.text import tokenize
-from models.network import M3ESR, SCALE, Predicted
-from models.routing.coarse import upscale
-from models.routing.uncertainty import estimate_uncertainty
+from models.network import M3ESR, Predicted
 from training.edges import canny_on_device
 from training.guided import GuidedBatch
 from training.image_losses import ImageLosses, half_precision
@@ -89,8 +87,7 @@ class GuidedStage:
         """
         network, codec = self.network, self.network.codec
         coarse_sr = (self.coarse_image(batch) if coarse_sr is None else coarse_sr).clamp(0, 1)
-        upscaled = upscale(batch.lr_image, SCALE)
-        uncertainty_map = estimate_uncertainty(coarse_sr, upscaled)
+        upscaled, coarse_sr, uncertainty_map = network.estimate(batch.lr_image, coarse_sr=coarse_sr)
         lr_latent, start = network.latents(upscaled, coarse_sr)
         clean = codec.to_residual(codec.encode(batch.hr_image), codec.encode(upscaled))
         modalities = {

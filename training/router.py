@@ -25,12 +25,11 @@ from torch import Tensor, nn
 from models.network import Prepared
 from models.pipeline import Upscaler
 from models.routing.router import UncertaintyRouter
-from training.denoiser import TOKENS, open_batches, save
+from training.denoiser import TOKENS, add_batch_arguments, check_batch_arguments, open_batches, save
 from training.guided import GuidedBatch, quarter
 from training.guided_stage import MARGIN, GuidedConfig, GuidedStage, Seen
 from training.image_losses import ImageLosses, ImageLossWeights
 from training.loop import LoopConfig, Trainer
-from training.stream import add_source_arguments
 
 MOMENTUM = 0.995  # of the running mean and deviation of the gains
 WARM_UP_BATCHES, CENTRE_BATCHES = 60, 100
@@ -111,8 +110,7 @@ def expert_weights(stage: GuidedStage, seen: Seen) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_source_arguments(parser)
-    parser.add_argument("--features", type=Path, help="folder made by training.features from --pairs")
+    add_batch_arguments(parser)
     for name in ("profile", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     ImageLossWeights.add_arguments(parser)
@@ -123,8 +121,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    if args.pairs and not args.features:
-        parser.error("--pairs needs --features, what the extractors saw in them")
+    check_batch_arguments(parser, args)
     train(args)
 
 
@@ -143,7 +140,7 @@ def train(args: argparse.Namespace) -> None:
     rng = np.random.default_rng(args.seed)
 
     def sample() -> GuidedBatch:
-        return dataset.sample_batch(rng, 1, 2 * TOKENS, MARGIN)
+        return dataset.sample_batch(rng, 1, 2 * TOKENS, MARGIN).to(args.device)
 
     gains.warm_up(quarter(sample(), MARGIN) for _ in range(WARM_UP_BATCHES))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-CPU = torch.device("cpu")  # while a library is imported, which makes tensors of its own
+from models.denoising.stock import CPU
 
 
 @dataclass(frozen=True, kw_only=True)

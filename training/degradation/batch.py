@@ -11,10 +11,10 @@ from torch import Tensor
 
 from models.resize import resize
 from training.degradation.config import DegradationConfig, Range, StageConfig
-from training.degradation.filters import filter2d, sharpen
+from training.degradation.filters import filter2d, gray, sharpen
 from training.degradation.jpeg import jpeg_compress
 from training.degradation.kernels import pad_kernel, pulse_kernel, sample_blur_kernel, sample_final_kernel
-from training.degradation.sampling import _resize_factor
+from training.degradation.sampling import resize_factor
 
 RESIZE_MODES = ("area", "bilinear", "bicubic")
 
@@ -92,7 +92,7 @@ def degrade_once(
 ) -> Tensor:
     """Blur, resize to a random multiple of `base_size` (rows, columns), noise."""
     images = filter2d(images, bank.take(stage.blur_sigma_range, len(images), rng, stage.blur_probability))
-    factor = _resize_factor(stage.resize_probabilities, stage.resize_range, rng)
+    factor = resize_factor(stage.resize_probabilities, stage.resize_range, rng)
     mode = RESIZE_MODES[int(rng.integers(3))]
     images = resize_plain(images, (int(base_size[0] * factor), int(base_size[1] * factor)), mode)
     return add_noise(images, stage, rng, generator)
@@ -112,8 +112,8 @@ def add_noise(images: Tensor, stage: StageConfig, rng: np.random.Generator, gene
         noise = torch.randn(images.shape, generator=generator, device=images.device)
         return (images + strength * torch.where(is_gray > 0, noise[:, :1], noise)).clamp(0, 1)
     strength = per_image(rng.uniform(*stage.poisson_scale_range, len(images)), images)
-    gray = (0.299 * images[:, :1] + 0.587 * images[:, 1:2] + 0.114 * images[:, 2:]).clamp(0, 1)
-    noise = torch.where(is_gray > 0, poisson_noise(gray, generator), poisson_noise(images.clamp(0, 1), generator))
+    shades = poisson_noise(gray(images).clamp(0, 1), generator)
+    noise = torch.where(is_gray > 0, shades, poisson_noise(images.clamp(0, 1), generator))
     return (images + strength * noise).clamp(0, 1)
 
 

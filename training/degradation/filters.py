@@ -24,6 +24,12 @@ def filter2d(image: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     return filtered.view(num_samples, num_channels, height, width)
 
 
+def gray(image: torch.Tensor) -> torch.Tensor:
+    """BT.601 luma of (B, 3, H, W) RGB -> (B, 1, H, W). Factors are numbers: a tensor of them would make a GPU wait."""
+    red, green, blue = image.split(1, 1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
 def separable(image: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
     """`filter2d` with the outer product of `taps` (k,) with itself, one axis after the other; k odd."""
     for axis in (2, 3):

@@ -130,12 +130,13 @@ def _resize_by(
     image: np.ndarray, base_size: tuple[int, int], stage: StageConfig, rng: np.random.Generator
 ) -> np.ndarray:
     """Resize to a random multiple of `base_size` (width, height)."""
-    factor = _resize_factor(stage.resize_probabilities, stage.resize_range, rng)
+    factor = resize_factor(stage.resize_probabilities, stage.resize_range, rng)
     size = (int(base_size[0] * factor), int(base_size[1] * factor))
     return cv2.resize(image, size, interpolation=_resize_mode(rng))
 
 
-def _resize_factor(probabilities: tuple[float, float, float], resize_range: Range, rng: np.random.Generator) -> float:
+def resize_factor(probabilities: tuple[float, float, float], resize_range: Range, rng: np.random.Generator) -> float:
+    """Draw one: up, down or keep, with these probabilities."""
     direction = rng.choice(("up", "down", "keep"), p=probabilities)
     if direction == "up":
         return float(rng.uniform(1.0, resize_range[1]))
