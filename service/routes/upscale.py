@@ -153,4 +153,5 @@ async def _wait_until_final(context: Context, record: JobRecord, wait_seconds: i
             if record.status.is_final or left <= 0:
                 return record
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), min(left, WAIT_POLL_SECONDS))
+                async with asyncio.timeout(min(left, WAIT_POLL_SECONDS)):
+                    await ended.wait()

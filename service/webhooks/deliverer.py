@@ -62,13 +62,14 @@ class Deliverer:
         """Deliver until cancelled; then give the tries at hand a moment to end."""
         try:
             while True:
+                self._hand_is_free.clear()  # before it is asked: a hand that becomes free meanwhile may take the next
                 try:
                     await self.start_due()
                 except Exception as error:  # Redis is away, mostly: the next round finds the same webhooks
                     log.warning("webhooks_not_read", reason=str(error))
-                self._hand_is_free.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._hand_is_free.wait(), POLL_SECONDS)
+                    async with asyncio.timeout(POLL_SECONDS):
+                        await self._hand_is_free.wait()
         finally:
             if self._at_work:
                 await asyncio.wait(self._at_work, timeout=LAST_SECONDS)

@@ -260,6 +260,25 @@ def test_the_deliverer_goes_on_as_soon_as_a_hand_is_free(outbox, ended, receiver
     assert sorted(receiver.ids) == sorted(f"msg_{job_id}" for job_id in job_ids)
 
 
+@pytest.mark.parametrize("num_turns", range(5))
+def test_the_deliverer_ends_when_told_to_while_a_hand_becomes_free(num_turns, outbox, monkeypatch):
+    monkeypatch.setattr(deliverer, "POLL_SECONDS", 30)
+
+    async def cancelled_at_an_unlucky_moment():
+        deliverer_ = Deliverer(outbox, SETTINGS.webhook_keys, webhook_guard(SETTINGS))
+        running = asyncio.create_task(deliverer_.run())
+        while not deliverer_._hand_is_free._waiters:  # the round is over: it waits for a hand
+            await asyncio.sleep(0.01)
+        deliverer_._hand_is_free.set()
+        for _ in range(num_turns):  # of the event loop, between the two
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running], timeout=2)
+        return running.cancelled()
+
+    assert asyncio.run(cancelled_at_an_unlucky_moment())
+
+
 def test_several_deliverers_send_each_webhook_once(redis, ended, receiver, clock):
     job_ids = [ended() for _ in range(40)]
 

@@ -60,7 +60,8 @@ def test_who_waits_is_woken_by_every_end_of_the_job(redis_url, redis, end):
         async with listening(redis_url, redis) as ends:
             with ends.watch(job) as ended, ends.watch(other) as other_ended:
                 end(store, job)
-                await asyncio.wait_for(ended.wait(), 10)
+                async with asyncio.timeout(10):
+                    await ended.wait()
                 assert not other_ended.is_set()
             assert ends._waiting == {}  # nothing is kept of those who waited
 
@@ -76,7 +77,8 @@ def test_after_its_connection_broke_the_next_end_is_heard(redis_url, redis):
             job_id = store.create(a_job(), max_queue_length=9).id
             with ends.watch(job_id) as ended:
                 finish(store, job_id)
-                await asyncio.wait_for(ended.wait(), 10)
+                async with asyncio.timeout(10):
+                    await ended.wait()
 
     asyncio.run(wait())
 
