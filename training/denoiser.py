@@ -35,6 +35,8 @@ from training.stream import add_source_arguments, open_pool
 from training.validation import Validation
 from training.widening import widen
 
+# what --only trains, by the start of its parameters' names; "guidance" is all that reaches the detail network by tokens
+ONLY = {"detail": ("detail.",), "guidance": ("fusion.", "text_encoder.", "denoiser.", "detail.listen.")}
 TOKENS = 12  # a side of a crop by default: 192 px, seen with 32 px around it
 # words that callers write and the captioner does not, so that the tokenizer keeps them whole
 EXTRA_CAPTIONS = (
@@ -54,7 +56,7 @@ def main() -> None:
         "--detail", type=Path, help="detail network of training.coarse --base, or a coarse one; absent: that of --init"
     )
     parser.add_argument("--train-coarse", action="store_true", help="the coarse network learns too, FAITHFUL as ever")
-    parser.add_argument("--only-detail", action="store_true", help="everything else is frozen")
+    parser.add_argument("--only", choices=ONLY, help="everything else is frozen")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="a side of the crop, of 16 px each")
     parser.add_argument("--detail-rate", type=float, default=1.0, help="its share of the learning rate")
     parser.add_argument("--without", choices=PARTS, help="never use this part: a row of Table 3 (none: no modality)")
@@ -190,8 +192,9 @@ def build(
 def freeze(network: M3ESR, args: argparse.Namespace) -> None:
     """What this run does not train."""
     frozen: list[nn.Module | None] = [network.perception, network.reliability]
-    if args.only_detail:
-        frozen = [part for name, part in network.named_children() if name != "detail"]
+    if args.only:
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name.startswith(ONLY[args.only]))
     if not args.train_coarse:
         frozen.append(network.coarse)
     if args.freeze_router:

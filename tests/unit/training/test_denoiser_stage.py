@@ -1,5 +1,6 @@
 """Stage 3b with a detail network: what is judged is what it draws, and what it is told learns from that."""
 
+from argparse import Namespace
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from models.network import GUIDES
 from models.routing.coarse import CoarseConfig
 from tests.unit.models.tiny import tiny_upscaler
 from tests.unit.training.test_guided import batch
+from training.denoiser import ONLY, freeze
 from training.guided_stage import PARTS, GuidedConfig, GuidedStage, inner
 from training.image_losses import ImageLosses, ImageLossWeights
 
@@ -77,3 +79,18 @@ def test_a_frozen_coarse_network_is_left_alone():
     ours.network.requires_grad_(True)
     ours.losses(batch())["loss"].backward()
     assert all(parameter.grad is None for parameter in ours.network.coarse.parameters())
+
+
+@pytest.mark.parametrize("only", ONLY)
+def test_what_is_not_asked_for_is_frozen(only):
+    """Guidance alone may learn how the detail network listens, and nothing else of it."""
+    network = stage().network.requires_grad_(True)
+    freeze(network, Namespace(only=only, train_coarse=False, freeze_router=False))
+    learning = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    listening = {"detail.listen.weight", "detail.listen.bias"}
+    detail = {name for name in learning if name.startswith("detail.")}
+    others = {name.split(".")[0] for name in learning - detail}
+    if only == "guidance":
+        assert (detail, others) == (listening, {"fusion", "text_encoder", "denoiser"})
+    else:
+        assert listening < detail and not others
