@@ -279,6 +279,30 @@ def test_the_deliverer_ends_when_told_to_while_a_hand_becomes_free(num_turns, ou
     assert asyncio.run(cancelled_at_an_unlucky_moment())
 
 
+def test_a_hand_that_becomes_free_while_webhooks_are_claimed_is_not_forgotten(outbox, monkeypatch):
+    monkeypatch.setattr(deliverer, "POLL_SECONDS", 30)
+    rounds = []
+
+    async def two_rounds():
+        deliverer_, loop = Deliverer(outbox, SETTINGS.webhook_keys, webhook_guard(SETTINGS)), asyncio.get_running_loop()
+
+        def claim_due(**_):
+            if not rounds:
+                loop.call_soon_threadsafe(deliverer_._hand_is_free.set)
+            rounds.append("claimed")
+            return []
+
+        monkeypatch.setattr(outbox, "claim_due", claim_due)
+        running = asyncio.create_task(deliverer_.run())
+        async with asyncio.timeout(5):
+            while len(rounds) < 2:
+                await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.wait([running])
+
+    asyncio.run(two_rounds())
+
+
 def test_several_deliverers_send_each_webhook_once(redis, ended, receiver, clock):
     job_ids = [ended() for _ in range(40)]
 
