@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint import read_config, read_tensors, save_checkpoint
-from models.configs import COMPACT_DENOISER
+from models.configs import COMPACT_DENOISER, M3ESRConfig
 from models.network import GUIDES, guide_images
 from models.routing.coarse import MARGIN, CoarseConfig, CoarseNetwork, upscale
 from training.image_losses import ImageLosses, ImageLossWeights, half_precision
@@ -39,8 +39,12 @@ def main() -> None:
     parser.add_argument("--validation", type=Path, help="folder with hr/ and lr_real/")
     parser.add_argument("--validation-limit", type=int, help="score only this many of its images")
     ImageLossWeights.add_arguments(parser)
-    parser.add_argument("--init", type=Path, help="start from this checkpoint, or one with a smaller network")
-    parser.add_argument("--base", type=Path, help="the coarse network whose image the detail network starts from")
+    parser.add_argument(
+        "--init", type=Path, help="start from this checkpoint, a smaller network's, or a profile's folder"
+    )
+    parser.add_argument(
+        "--base", type=Path, help="the coarse network, or its profile's folder, that --out stands behind"
+    )
     parser.add_argument("--num-steps", type=int, default=200_000)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--batch-size", type=int, default=8)
@@ -51,17 +55,34 @@ def main() -> None:
     train(parser.parse_args())
 
 
-def start(init: Path | None, config: CoarseConfig) -> CoarseNetwork:
+def read_network(path: Path, part: str) -> tuple[CoarseConfig, dict[str, Tensor]]:
+    """Of a file of this stage, or of a profile's folder, whose `part` it is: "coarse" or "detail".
+
+    Raises ValueError when the profile has no such part.
+    """
+    if not path.is_dir():
+        return read_config(path, CoarseConfig), read_tensors(path)
+    profile = path / "compact.safetensors"
+    config, prefix = getattr(read_config(profile, M3ESRConfig), part), f"{part}."
+    if config is None:
+        raise ValueError(f"{path} has no {part} network")
+    tensors = read_tensors(profile)
+    return config, {name.removeprefix(prefix): t.float() for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def start(init: Path | None, part: str, config: CoarseConfig) -> CoarseNetwork:
     """A fresh network, or the trained one of `init`, widened to this size if it is smaller."""
     if init is None:
         return CoarseNetwork(config)
-    return widen(read_tensors(init), read_config(init, CoarseConfig), config)
+    earlier, tensors = read_network(init, part)
+    return widen(tensors, earlier, config)
 
 
 def load_coarse(path: Path) -> CoarseNetwork:
     """A trained coarse network, frozen."""
-    network = CoarseNetwork(read_config(path, CoarseConfig))
-    network.load_state_dict(read_tensors(path))
+    config, tensors = read_network(path, "coarse")
+    network = CoarseNetwork(config)
+    network.load_state_dict(tensors)
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
@@ -100,7 +121,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     name, config = ("detail", DETAIL) if args.base else ("coarse", COARSE)
     base = load_coarse(args.base).to(args.device) if args.base else None
-    network = start(args.init, config).to(args.device, memory_format=torch.channels_last)
+    network = start(args.init, name, config).to(args.device, memory_format=torch.channels_last)
     judge = ImageLosses(ImageLossWeights.from_arguments(args), args.lpips, args.seed, args.device)
 
     def behind_base(trained: nn.Module) -> nn.Module:

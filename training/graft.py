@@ -1,6 +1,6 @@
-"""Another coarse network in a profile: the rest stays as it is, though it was trained beside the one before.
+"""Another coarse or detail network in a profile: the rest stays as it is, though it was trained beside the one before.
 
-    python -m training.graft --coarse FILE --profile DIR --out DIR
+    python -m training.graft [--coarse FILE] [--detail FILE] --profile DIR --out DIR
 
 Sensible where the new one is nearly the same function, such as its mean with a run that went on from it. The calibrated
 uncertainty belongs to the profile before and is not taken along: `training.calibrate` makes another.
@@ -8,6 +8,7 @@ uncertainty belongs to the profile before and is not taken along: `training.cali
 
 import argparse
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,15 +18,20 @@ from models.checkpoint import read_config, read_tensors, save_checkpoint
 from models.configs import M3ESRConfig
 from models.routing.coarse import CoarseConfig
 
-PREFIX = "coarse."
+PARTS = ("coarse", "detail")
 
 
-def graft(coarse: Path, profile: Path, out: Path) -> None:
-    """Writes `compact.safetensors` and `tokenizer.json` to `out`. Raises ValueError for other files than these."""
+def graft(parts: Mapping[str, Path], profile: Path, out: Path) -> None:
+    """Writes `compact.safetensors` and `tokenizer.json` to `out`, with the file of each of PARTS that is named.
+
+    Raises ValueError for other files than these.
+    """
     path = profile / "compact.safetensors"
-    config = replace(read_config(path, M3ESRConfig), coarse=read_config(coarse, CoarseConfig))
-    tensors = {name: tensor for name, tensor in read_tensors(path).items() if not name.startswith(PREFIX)}
-    tensors |= {PREFIX + name: tensor for name, tensor in read_tensors(coarse).items()}
+    configs = {part: read_config(file, CoarseConfig) for part, file in parts.items()}
+    config, tensors = replace(read_config(path, M3ESRConfig), **configs), read_tensors(path)
+    for part, file in parts.items():
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{part}.")}
+        tensors |= {f"{part}.{name}": tensor for name, tensor in read_tensors(file).items()}
     out.mkdir(parents=True, exist_ok=True)
     save_checkpoint(out / "compact.safetensors", tensors, config, torch.float16)
     if out != profile:
@@ -34,10 +40,15 @@ def graft(coarse: Path, profile: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("coarse", "profile", "out"):
+    for part in PARTS:
+        parser.add_argument(f"--{part}", type=Path)
+    for name in ("profile", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args()
-    graft(args.coarse, args.profile, args.out)
+    parts = {part: file for part in PARTS if (file := getattr(args, part)) is not None}
+    if not parts:
+        parser.error("name the network that the profile shall have: --coarse FILE, --detail FILE or both")
+    graft(parts, args.profile, args.out)
 
 
 if __name__ == "__main__":

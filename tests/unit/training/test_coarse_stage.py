@@ -1,10 +1,12 @@
 """Stage 1: which network is trained, and from what."""
 
+import pytest
 import torch
 
 from models.checkpoint import save_checkpoint
 from models.routing.coarse import CoarseConfig, CoarseNetwork, upscale
-from training.coarse import COARSE, DETAIL, FromBase, load_coarse, start
+from tests.unit.models.tiny import tiny_upscaler
+from training.coarse import COARSE, DETAIL, FromBase, load_coarse, read_network, start
 
 SMALL = CoarseConfig(widths=(4, 6, 8), num_blocks=(1, 1, 1))
 
@@ -29,7 +31,7 @@ def test_only_the_detail_network_learns_and_it_sees_the_frozen_one(tmp_path):
     for name, network in (("base", base), ("init", init)):
         save_checkpoint(tmp_path / f"{name}.safetensors", network.state_dict(), SMALL)
     told = CoarseConfig(widths=(4, 6, 8), num_blocks=(1, 1, 2), num_guides=3, token_width=12)
-    network = FromBase(start(tmp_path / "init.safetensors", told), load_coarse(tmp_path / "base.safetensors"))
+    network = FromBase(start(tmp_path / "init.safetensors", "detail", told), load_coarse(tmp_path / "base.safetensors"))
     lr_image = torch.rand(1, 3, 16, 16)
     assert torch.allclose(network(lr_image), init(lr_image), atol=1e-5)
     network(lr_image).square().mean().backward()
@@ -44,3 +46,21 @@ def test_only_the_detail_network_learns_and_it_sees_the_frozen_one(tmp_path):
         silent = FromBase(network.detail, plain)(lr_image)
     assert torch.allclose(plain(lr_image), upscale(lr_image, 4), atol=1e-6)
     assert (silent - network(lr_image)).abs().max() > 1e-3
+
+
+def test_a_profile_gives_the_part_that_is_trained_and_the_one_before_it(tmp_path):
+    told = CoarseConfig(widths=(8, 10, 12), num_blocks=(1, 1, 1), num_guides=3, token_width=16)
+    network = tiny_upscaler(detail=told).network
+    save_checkpoint(tmp_path / "compact.safetensors", network.state_dict(), network.config)
+    for found, part in (
+        (start(tmp_path, "detail", told), network.detail),
+        (load_coarse(tmp_path), network.coarse),
+    ):
+        assert all(torch.equal(tensor, part.state_dict()[name]) for name, tensor in found.state_dict().items())
+
+
+def test_a_profile_without_a_detail_network_has_none_to_go_on_with(tmp_path):
+    network = tiny_upscaler().network
+    save_checkpoint(tmp_path / "compact.safetensors", network.state_dict(), network.config)
+    with pytest.raises(ValueError, match="no detail network"):
+        read_network(tmp_path, "detail")
