@@ -22,6 +22,7 @@ from models.network import GUIDES, guide_images
 from models.routing.coarse import MARGIN, CoarseConfig, CoarseNetwork, upscale
 from training.image_losses import ImageLosses, ImageLossWeights, half_precision
 from training.loop import LoopConfig, Trainer
+from training.parts import take_part
 from training.stream import add_source_arguments, open_pairs
 from training.validation import Validation
 from training.widening import widen
@@ -52,7 +53,15 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--ema-decay", type=float, default=0.998)
     parser.add_argument("--seed", type=int, default=0)
-    train(parser.parse_args())
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    part, config = ("detail", DETAIL) if args.base else ("coarse", COARSE)
+    try:
+        base = load_coarse(args.base) if args.base else None
+        network = start(args.init, part, config)
+    except ValueError as error:
+        parser.error(str(error))
+    train(args, part, network, base)
 
 
 def read_network(path: Path, part: str) -> tuple[CoarseConfig, dict[str, Tensor]]:
@@ -63,19 +72,21 @@ def read_network(path: Path, part: str) -> tuple[CoarseConfig, dict[str, Tensor]
     if not path.is_dir():
         return read_config(path, CoarseConfig), read_tensors(path)
     profile = path / "compact.safetensors"
-    config, prefix = getattr(read_config(profile, M3ESRConfig), part), f"{part}."
+    config = getattr(read_config(profile, M3ESRConfig), part)
     if config is None:
         raise ValueError(f"{path} has no {part} network")
-    tensors = read_tensors(profile)
-    return config, {name.removeprefix(prefix): t.float() for name, t in tensors.items() if name.startswith(prefix)}
+    return config, take_part(read_tensors(profile), part)
 
 
 def start(init: Path | None, part: str, config: CoarseConfig) -> CoarseNetwork:
-    """A fresh network, or the trained one of `init`, widened to this size if it is smaller."""
+    """A fresh network, or the trained one of `init`: a profile's as large as it is, a file's widened to this size.
+
+    Raises ValueError when the file's is larger, or the profile has none.
+    """
     if init is None:
         return CoarseNetwork(config)
     earlier, tensors = read_network(init, part)
-    return widen(tensors, earlier, config)
+    return widen(tensors, earlier, earlier if init.is_dir() else config)
 
 
 def load_coarse(path: Path) -> CoarseNetwork:
@@ -117,11 +128,11 @@ def make_step(
     return step
 
 
-def train(args: argparse.Namespace) -> None:
-    torch.manual_seed(args.seed)
-    name, config = ("detail", DETAIL) if args.base else ("coarse", COARSE)
-    base = load_coarse(args.base).to(args.device) if args.base else None
-    network = start(args.init, name, config).to(args.device, memory_format=torch.channels_last)
+def train(args: argparse.Namespace, part: str, network: CoarseNetwork, base: CoarseNetwork | None) -> None:
+    """Trains `network`, the `part` of a profile; a detail network behind `base`."""
+    network.to(args.device, memory_format=torch.channels_last)
+    if base is not None:
+        base.to(args.device)
     judge = ImageLosses(ImageLossWeights.from_arguments(args), args.lpips, args.seed, args.device)
 
     def behind_base(trained: nn.Module) -> nn.Module:
@@ -141,7 +152,7 @@ def train(args: argparse.Namespace) -> None:
     trainer = Trainer(network, loop, args.out, args.batch_size, companion=judge.adversary)
 
     def save(average: nn.Module) -> None:
-        save_checkpoint(args.out / f"{name}.safetensors", average.state_dict(), config)
+        save_checkpoint(args.out / f"{part}.safetensors", average.state_dict(), network.config)
 
     def validate(average: nn.Module) -> str:
         save(average)

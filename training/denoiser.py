@@ -74,6 +74,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     check_batch_arguments(parser, args)
+    if args.train_coarse and args.only:
+        parser.error(f"--only {args.only} freezes the coarse network, which --train-coarse would train")
     if args.train_coarse and not args.lpips:
         parser.error("--train-coarse needs --lpips, the weights of LPIPS-squeeze")
     train(args)

@@ -17,6 +17,7 @@ import torch
 from models.checkpoint import read_config, read_tensors, save_checkpoint
 from models.configs import M3ESRConfig
 from models.routing.coarse import CoarseConfig
+from training.parts import put_part
 
 PARTS = ("coarse", "detail")
 
@@ -30,8 +31,7 @@ def graft(parts: Mapping[str, Path], profile: Path, out: Path) -> None:
     configs = {part: read_config(file, CoarseConfig) for part, file in parts.items()}
     config, tensors = replace(read_config(path, M3ESRConfig), **configs), read_tensors(path)
     for part, file in parts.items():
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{part}.")}
-        tensors |= {f"{part}.{name}": tensor for name, tensor in read_tensors(file).items()}
+        tensors = put_part(tensors, part, read_tensors(file))
     out.mkdir(parents=True, exist_ok=True)
     save_checkpoint(out / "compact.safetensors", tensors, config, torch.float16)
     if out != profile:
@@ -48,7 +48,10 @@ def main() -> None:
     parts = {part: file for part in PARTS if (file := getattr(args, part)) is not None}
     if not parts:
         parser.error("name the network that the profile shall have: --coarse FILE, --detail FILE or both")
-    graft(parts, args.profile, args.out)
+    try:
+        graft(parts, args.profile, args.out)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from training.loop import LoopConfig, Trainer
 from training.map_cache import TOKENS, MapCache, write_maps
 from training.map_damage import DAMAGE, OTHER, damage, damage_region
 from training.pairs import PairDataset
+from training.parts import put_part
 
 FILE = "reliability.safetensors"
 DAMAGED_SHARE = 0.6  # of the maps seen in training
@@ -212,9 +213,8 @@ def merge(path: Path, profile: Path) -> None:
             f"{path} reads {heads.dino_channels} DINO channels of {heads.token_channels} and {checkpoint} has "
             f"{perception.dino_channels} of {perception.width}: train the heads on that profile"
         )
-    kept = {name: tensor for name, tensor in read_tensors(checkpoint).items() if not name.startswith("reliability.")}
-    added = {f"reliability.{name}": tensor for name, tensor in read_tensors(path).items()}
-    save_checkpoint(checkpoint, kept | added, replace(config, reliability=heads), torch.float16)
+    merged = put_part(read_tensors(checkpoint), "reliability", read_tensors(path))
+    save_checkpoint(checkpoint, merged, replace(config, reliability=heads), torch.float16)
     print(f"merged into {checkpoint}, now sha256 {sha256(checkpoint)}")
     if (profile / "uncertainty.json").exists():
         print(f"fit {profile / 'uncertainty.json'} again (training.calibrate): it belongs to the checkpoint before")

@@ -59,6 +59,16 @@ def test_a_profile_gives_the_part_that_is_trained_and_the_one_before_it(tmp_path
         assert all(torch.equal(tensor, part.state_dict()[name]) for name, tensor in found.state_dict().items())
 
 
+def test_a_network_of_a_profile_goes_on_as_large_as_it_is_and_that_of_a_file_must_fit(tmp_path):
+    wider = CoarseConfig(widths=(10, 12, 14), num_blocks=(1, 1, 1))
+    save_checkpoint(tmp_path / "coarse.safetensors", trained(1, wider).state_dict(), wider)
+    network = tiny_upscaler().network
+    save_checkpoint(tmp_path / "compact.safetensors", network.state_dict(), network.config)
+    assert start(tmp_path, "coarse", SMALL).config == network.config.coarse != SMALL
+    with pytest.raises(ValueError, match="more channels"):
+        start(tmp_path / "coarse.safetensors", "coarse", SMALL)
+
+
 def test_a_profile_without_a_detail_network_has_none_to_go_on_with(tmp_path):
     network = tiny_upscaler().network
     save_checkpoint(tmp_path / "compact.safetensors", network.state_dict(), network.config)
