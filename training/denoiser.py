@@ -35,8 +35,13 @@ from training.stream import add_source_arguments, open_pool
 from training.validation import Validation
 from training.widening import widen
 
-# what --only trains, by the start of its parameters' names; "guidance" is all that reaches the detail network by tokens
-ONLY = {"detail": ("detail.",), "guidance": ("fusion.", "text_encoder.", "denoiser.", "detail.listen.")}
+# What --only trains, by the start of its parameters' names. "guidance" is all that reaches the detail network by tokens;
+# "experts" is what the modalities add to it and when, for beside a transformer that learns too they are left with little
+ONLY = {
+    "detail": ("detail.",),
+    "guidance": ("fusion.", "text_encoder.", "denoiser.", "detail.listen."),
+    "experts": ("fusion.", "router."),
+}
 TOKENS = 12  # a side of a crop by default: 192 px, seen with 32 px around it
 # words that callers write and the captioner does not, so that the tokenizer keeps them whole
 EXTRA_CAPTIONS = (
@@ -110,8 +115,7 @@ def train(args: argparse.Namespace) -> None:
     network.to(args.device)
     judge = ImageLosses(ImageLossWeights.from_arguments(args), args.lpips, args.seed, args.device)
     coarse_judge = ImageLosses(FAITHFUL, args.lpips, args.seed, args.device) if args.train_coarse else None
-    config = GuidedConfig(without=args.without)
-    stage = GuidedStage(network, tokenizer, config, judge, args.seed, coarse_judge)
+    stage = GuidedStage(network, tokenizer, stage_config(args), judge, args.seed, coarse_judge)
     rng = np.random.default_rng(args.seed)
 
     def step(_: nn.Module) -> dict[str, Tensor]:
@@ -150,6 +154,13 @@ def train(args: argparse.Namespace) -> None:
     rates = {"detail.": args.detail_rate}
     trainer = Trainer(network, loop, args.out, args.batch_size, companion=judge.adversary, rates=rates)
     keep(trainer.run(step, validate))
+
+
+def stage_config(args: argparse.Namespace) -> GuidedConfig:
+    config = GuidedConfig(without=args.without)
+    if args.only == "experts":  # they learn from the picture alone, as their gain is measured there, and at every step
+        return replace(config, guidance_dropout=0.0, velocity_weight=0.0)
+    return config
 
 
 def build(

@@ -25,7 +25,7 @@ class GuidedConfig:
 
     end_probability: float = 0.6  # share of samples at sigma 1, where every sampling starts
     modality_dropout: float = 0.1  # each visual modality
-    guidance_dropout: float = 0.1  # all visual modalities at once: the fused group is absent
+    guidance_dropout: float = 0.1  # all visual modalities at once: the fused group is absent. 0: one at least is left
     text_dropout: float = 0.1
     velocity_weight: float = 0.02
     unbiased_weight: float = 0.05
@@ -184,8 +184,11 @@ class GuidedStage:
         """What is left of the modalities after dropout, and without the one that is never given."""
         if self.flip(self.config.guidance_dropout) or self.config.without == "none":
             return {}
-        kept = [name for name in VISUAL_MODALITIES if not self.flip(self.config.modality_dropout)]
-        return {name: modalities[name] for name in kept if name != self.config.without}
+        given = [name for name in VISUAL_MODALITIES if name != self.config.without]
+        kept = [name for name in given if not self.flip(self.config.modality_dropout)]
+        if not kept and not self.config.guidance_dropout:
+            kept = given
+        return {name: modalities[name] for name in kept}
 
 
 def find_edges(image: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from models.network import GUIDES
 from models.routing.coarse import CoarseConfig
 from tests.unit.models.tiny import tiny_upscaler
 from tests.unit.training.test_guided import batch
-from training.denoiser import ONLY, freeze
+from training.denoiser import ONLY, freeze, stage_config
 from training.guided_stage import PARTS, GuidedConfig, GuidedStage, inner
 from training.image_losses import ImageLosses, ImageLossWeights
 
@@ -20,10 +20,12 @@ DETAIL = CoarseConfig(widths=(8, 10, 12), num_blocks=(1, 1, 1), num_guides=GUIDE
 NEVER = replace(GuidedConfig(), modality_dropout=0.0, guidance_dropout=0.0, velocity_weight=0.0, unbiased_weight=0.0)
 
 
-def stage(without: str | None = None) -> GuidedStage:
+def stage(without: str | None = None, config: GuidedConfig = NEVER) -> GuidedStage:
     upscaler = tiny_upscaler(detail=DETAIL)
     judge = ImageLosses(ImageLossWeights(), None, seed=0)
-    return GuidedStage(upscaler.network, upscaler.tokenizer, replace(NEVER, without=without), judge, seed=0)
+    return GuidedStage(
+        upscaler.network, upscaler.tokenizer, replace(config, without=without or config.without), judge, seed=0
+    )
 
 
 def test_the_picture_that_is_drawn_is_judged(monkeypatch):
@@ -92,5 +94,25 @@ def test_what_is_not_asked_for_is_frozen(only):
     others = {name.split(".")[0] for name in learning - detail}
     if only == "guidance":
         assert (detail, others) == (listening, {"fusion", "text_encoder", "denoiser"})
+    elif only == "experts":
+        assert (detail, others) == (set(), {"fusion", "router"})
     else:
         assert listening < detail and not others
+
+
+def image_and_unbiased(losses: dict[str, torch.Tensor]) -> float:
+    """The loss without the velocity's share, which says nothing about the picture."""
+    return float((losses["pixel"] + GuidedConfig().unbiased_weight * losses["unbiased"]).detach())
+
+
+def test_experts_alone_have_something_to_learn_from_at_every_step():
+    """Every other part is frozen: a step without a modality would have no gradient at all, and end the run."""
+    args = Namespace(only="experts", train_coarse=False, freeze_router=False, without="dino")
+    ours = stage(config=replace(stage_config(args), modality_dropout=1.0))
+    freeze(ours.network.requires_grad_(True), args)
+    losses = ours.losses(batch())
+    losses["loss"].backward()
+    experts = ours.network.fusion.experts
+    assert experts["depth"].to_output.weight.grad.abs().max() > 0
+    assert experts["dino"].to_output.weight.grad is None
+    assert float(losses["loss"].detach()) == pytest.approx(image_and_unbiased(losses), rel=1e-6)
