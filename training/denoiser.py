@@ -35,8 +35,8 @@ from training.stream import add_source_arguments, open_pool
 from training.validation import Validation
 from training.widening import widen
 
-# What --only trains, by the start of its parameters' names. "guidance" is all that reaches the detail network by tokens;
-# "experts" is what the modalities add to it and when, for beside a transformer that learns too they are left with little
+# What --only trains, by the start of its parameters' names. "guidance": all that reaches the detail network by tokens.
+# "experts": what the modalities add to it, and when; beside a transformer that learns too they are left with little
 ONLY = {
     "detail": ("detail.",),
     "guidance": ("fusion.", "text_encoder.", "denoiser.", "detail.listen."),
