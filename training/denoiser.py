@@ -66,6 +66,9 @@ def main() -> None:
     parser.add_argument("--detail-rate", type=float, default=1.0, help="its share of the learning rate")
     parser.add_argument("--without", choices=PARTS, help="never use this part: a row of Table 3 (none: no modality)")
     parser.add_argument("--freeze-router", action="store_true", help="after training.router")
+    parser.add_argument(
+        "--unbiased-weight", type=float, default=GuidedConfig.unbiased_weight, help="of the theorem's E[w] = w_bar"
+    )
     parser.add_argument("--validation", type=Path, help="folder with hr/ and lr_real/")
     parser.add_argument("--validation-limit", type=int)
     ImageLossWeights.add_arguments(parser)
@@ -157,7 +160,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def stage_config(args: argparse.Namespace) -> GuidedConfig:
-    config = GuidedConfig(without=args.without)
+    config = GuidedConfig(without=args.without, unbiased_weight=args.unbiased_weight)
     if args.only == "experts":  # they learn from the picture alone, as their gain is measured there, and at every step
         return replace(config, guidance_dropout=0.0, velocity_weight=0.0)
     return config
