@@ -84,6 +84,8 @@ def main() -> None:
     check_batch_arguments(parser, args)
     if args.train_coarse and args.only:
         parser.error(f"--only {args.only} freezes the coarse network, which --train-coarse would train")
+    if args.only == "experts" and args.without == "none":
+        parser.error("--only experts has nothing to train with --without none, which is without any of them")
     if args.train_coarse and not args.lpips:
         parser.error("--train-coarse needs --lpips, the weights of LPIPS-squeeze")
     train(args)

@@ -12,7 +12,7 @@ from models.network import GUIDES
 from models.routing.coarse import CoarseConfig
 from tests.unit.models.tiny import tiny_upscaler
 from tests.unit.training.test_guided import batch
-from training.denoiser import ONLY, freeze, stage_config
+from training.denoiser import ONLY, freeze, main, stage_config
 from training.guided_stage import PARTS, GuidedConfig, GuidedStage, inner
 from training.image_losses import ImageLosses, ImageLossWeights
 
@@ -116,3 +116,15 @@ def test_experts_alone_have_something_to_learn_from_at_every_step():
     assert experts["depth"].to_output.weight.grad.abs().max() > 0
     assert experts["dino"].to_output.weight.grad is None
     assert float(losses["loss"].detach()) == pytest.approx(image_and_unbiased(losses), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [("--only experts --without none", "nothing to train"), ("--only detail --train-coarse", "freezes the coarse")],
+)
+def test_a_run_that_contradicts_itself_is_refused(options, reason, monkeypatch, capsys):
+    required = "--photographs p --coarse c --perception p --names n --out o"
+    monkeypatch.setattr("sys.argv", ["training.denoiser", *f"{required} {options}".split()])
+    with pytest.raises(SystemExit) as refused:
+        main()
+    assert refused.value.code == 2 and reason in capsys.readouterr().err
